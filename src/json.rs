@@ -1,0 +1,264 @@
+//! Strict JSON: the one reading that every parser would agree with.
+//!
+//! Signed data must not mean one thing to us and another to somebody else, so whatever parsers are known
+//! to disagree about is refused before any field is looked at: duplicate keys (at every depth, in parts we
+//! ignore too), a byte order mark, encodings other than UTF-8, lone surrogates, trailing data, non-numbers
+//! such as `NaN`, and nesting that would exhaust a stack. Typed parsing then runs over the same bytes.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// Deepest nesting of arrays and objects. A bundle needs 9; a parser's stack frame per level is what
+/// the limit protects.
+pub const MAX_DEPTH: usize = 64;
+
+/// Parses one JSON text into `T`.
+///
+/// # Errors
+/// Refuses what is not strict JSON, and what is not a `T`.
+pub fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonError> {
+    if text.starts_with(b"\xef\xbb\xbf") {
+        return Err(JsonError::ByteOrderMark);
+    }
+    let text = std::str::from_utf8(text).map_err(|e| JsonError::NotUtf8 { at: e.valid_up_to() })?;
+    let mut scan = serde_json::Deserializer::from_str(text);
+    Strict { depth: 0 }
+        .deserialize(&mut scan)
+        .map_err(JsonError::Syntax)?;
+    scan.end().map_err(JsonError::Syntax)?;
+    serde_json::from_str(text).map_err(JsonError::Shape)
+}
+
+/// Walks a value and refuses what [`parse`] promises to refuse.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(Self {
+            depth: self.depth + 1,
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        while seq.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        let mut keys = Keys::default();
+        while let Some(key) = map.next_key_seed(Key)? {
+            if !keys.insert(&key) {
+                return Err(A::Error::custom(format_args!(
+                    "the key {key:?} stands twice in one object"
+                )));
+            }
+            map.next_value_seed(inner)?;
+        }
+        Ok(())
+    }
+}
+
+/// The keys of one object. Nearly every object has a handful, where comparing beats hashing; a hostile one
+/// may have a million.
+#[derive(Default)]
+struct Keys<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: HashSet<Cow<'de, str>>,
+}
+
+/// Number of keys up to which an object's keys are compared one by one.
+const FEW_KEYS: usize = 12;
+
+impl<'de> Keys<'de> {
+    /// Adds a key; `false` when it was there already.
+    fn insert(&mut self, key: &Cow<'de, str>) -> bool {
+        if self.few.len() < FEW_KEYS {
+            let new = !self.few.contains(key);
+            self.few.push(key.clone());
+            return new;
+        }
+        !self.few.contains(key) && self.many.insert(key.clone())
+    }
+}
+
+/// A key, borrowed from the text unless it holds an escape.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
+/// A field whose presence matters and whose value does not.
+pub type Ignored = IgnoredAny;
+
+/// Why text is not the JSON we asked for. Positions are the parser's line and column, from 1.
+#[derive(Debug)]
+pub enum JsonError {
+    /// The text begins with a byte order mark, which some parsers skip and some refuse.
+    ByteOrderMark,
+    /// The text is not UTF-8 (RFC 8259, section 8.1).
+    NotUtf8 {
+        /// Offset in bytes of the first wrong byte.
+        at: usize,
+    },
+    /// The text is not strict JSON.
+    Syntax(serde_json::Error),
+    /// The text is JSON, of another shape than required.
+    Shape(serde_json::Error),
+}
+
+impl fmt::Display for JsonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByteOrderMark => write!(f, "the JSON text begins with a byte order mark"),
+            Self::NotUtf8 { at } => write!(f, "the JSON text is not UTF-8 at byte {at}"),
+            // The parser's messages quote the text: what stands there may move a cursor.
+            Self::Syntax(e) => write!(
+                f,
+                "not strict JSON: {}",
+                crate::path::Escaped(e.to_string().as_bytes())
+            ),
+            Self::Shape(e) => write!(
+                f,
+                "unexpected JSON: {}",
+                crate::path::Escaped(e.to_string().as_bytes())
+            ),
+        }
+    }
+}
+
+impl std::error::Error for JsonError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Escaped;
+    use serde_json::Value;
+
+    fn nested(depth: usize) -> String {
+        "[".repeat(depth) + &"]".repeat(depth)
+    }
+
+    #[test]
+    fn what_parsers_disagree_about_is_refused() {
+        let many = |last: &str| {
+            let keys: Vec<String> = (0..1000).map(|i| format!("\"k{i}\":0")).collect();
+            format!("{{{},\"{last}\":0}}", keys.join(","))
+        };
+        let (fits, too_deep, bomb) = (nested(MAX_DEPTH), nested(MAX_DEPTH + 1), nested(1_000_000));
+        let (distinct, again_early, again_late) = (many("k1000"), many("k3"), many("k999"));
+        let cases: &[(&[u8], bool)] = &[
+            (br#"{"a":1,"b":[{"a":2}]}"#, true),
+            (br#"{"a":1.0e3,"b":-1,"c":null,"d":true,"e":"\u00e4"}"#, true),
+            (br#"{"a":1,"a":2}"#, false),
+            (br#"{"a":1,"\u0061":2}"#, false),
+            (br#"[{"x":{"a":1,"a":1}}]"#, false),
+            (b"\xef\xbb\xbf{}", false),
+            (b"{}\x00", false),
+            (b"{} {}", false),
+            (b"", false),
+            (b"{", false),
+            (b"[1,]", false),
+            (b"NaN", false),
+            (b"[1e999]", false),
+            (b"\"\xff\"", false),
+            (br#""\ud800""#, false),
+            (b"{\0\"\0a\0\"\0}\0", false),
+            (distinct.as_bytes(), true),
+            (again_early.as_bytes(), false),
+            (again_late.as_bytes(), false),
+            (fits.as_bytes(), true),
+            (too_deep.as_bytes(), false),
+            (bomb.as_bytes(), false),
+        ];
+        for (text, want) in cases {
+            let got = parse::<Value>(text);
+            assert_eq!(
+                got.is_ok(),
+                *want,
+                "{}: {got:?}",
+                Escaped(text.get(..40).unwrap_or(text))
+            );
+        }
+    }
+
+    #[test]
+    fn messages_do_not_carry_control_characters() {
+        let error = parse::<Value>(b"{\"\\u001b[2J\":1,\"\\u001b[2J\":1}")
+            .unwrap_err()
+            .to_string();
+        assert!(!error.contains('\u{1b}'), "{error:?}");
+    }
+}
