@@ -99,10 +99,8 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper()?;
         let mut keys = Keys::default();
         while let Some(key) = map.next_key_seed(Key)? {
-            if !keys.insert(&key) {
-                return Err(A::Error::custom(format_args!(
-                    "the key {key:?} stands twice in one object"
-                )));
+            if let Err(again) = keys.insert(key) {
+                return Err(A::Error::custom(format_args!("the key {again:?} stands twice in one object")));
             }
             map.next_value_seed(inner)?;
         }
@@ -122,14 +120,20 @@ struct Keys<'de> {
 const FEW_KEYS: usize = 12;
 
 impl<'de> Keys<'de> {
-    /// Adds a key; `false` when it was there already.
-    fn insert(&mut self, key: &Cow<'de, str>) -> bool {
-        if self.few.len() < FEW_KEYS {
-            let new = !self.few.contains(key);
-            self.few.push(key.clone());
-            return new;
+    /// Adds a key, or gives it back when it was there already.
+    fn insert(&mut self, key: Cow<'de, str>) -> Result<(), Cow<'de, str>> {
+        if self.few.contains(&key) {
+            return Err(key);
         }
-        !self.few.contains(key) && self.many.insert(key.clone())
+        if self.few.len() < FEW_KEYS {
+            self.few.push(key);
+            return Ok(());
+        }
+        if self.many.contains(&key) {
+            return Err(key);
+        }
+        self.many.insert(key);
+        Ok(())
     }
 }
 
