@@ -7,4 +7,5 @@
 
 pub mod digest;
 pub mod json;
+pub mod manifest;
 pub mod path;
