@@ -7,5 +7,6 @@
 
 pub mod digest;
 pub mod json;
+pub mod manifest;
 pub mod path;
 pub mod trust;
