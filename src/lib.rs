@@ -9,3 +9,4 @@ pub mod digest;
 pub mod json;
 pub mod manifest;
 pub mod path;
+pub mod trust;
