@@ -17,3 +17,6 @@ pub mod sys;
 pub mod tree;
 pub mod trust;
 pub mod verify;
+
+#[cfg(test)]
+mod testing;
