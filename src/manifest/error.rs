@@ -146,8 +146,13 @@ pub enum ManifestError {
         /// The resource.
         name: String,
     },
-    /// A shard's end is not after its start.
+    /// A shard ends where it begins.
     EmptyShard {
+        /// The resource.
+        name: String,
+    },
+    /// A shard ends before it begins.
+    ReversedShard {
         /// The resource.
         name: String,
     },
@@ -272,6 +277,7 @@ impl fmt::Display for ManifestError {
                 shown(name)
             ),
             Self::EmptyShard { name } => write!(f, "the shard {} ends where it begins", shown(name)),
+            Self::ReversedShard { name } => write!(f, "the shard {} ends before it begins", shown(name)),
             Self::ShardGap {
                 path,
                 expected,
