@@ -19,6 +19,7 @@ use crate::trust::Bundle;
 use crate::trust::PublicKey;
 use crate::trust::TrustAnchors;
 use crate::trust::TrustedManifest;
+use crate::trust::UnixTime;
 
 /// A model in a directory of its own, with a bundle that a key made for it.
 pub(crate) struct SignedModel {
@@ -75,8 +76,8 @@ impl SignedModel {
 }
 
 /// Nothing that a key signs depends on the time.
-fn now() -> i64 {
-    0
+fn now() -> UnixTime {
+    UnixTime(0)
 }
 
 fn statement(resources: &[(String, Digest)], algorithm: Algorithm, method: Method) -> String {
