@@ -2,7 +2,7 @@
 //!
 //! A `Manifest` is well-formed: every name is canonical and stands once, no file lies beneath another, the
 //! shards of each file tile it, every digest has its algorithm's full length, and the root digest is the one
-//! that was stated. It is not trusted: who signed it is the business of [`crate::trust`]. Pure: no files, no
+//! that was stated. It is not trusted: who signed it is the business of `trust`, a floor above. Pure: no files, no
 //! clock, no keys.
 
 mod error;
