@@ -8,3 +8,4 @@
 pub mod digest;
 pub mod json;
 pub mod path;
+pub mod policy;
