@@ -7,5 +7,7 @@
 
 pub mod digest;
 pub mod json;
+pub mod manifest;
 pub mod path;
 pub mod policy;
+pub mod trust;
