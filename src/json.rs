@@ -102,7 +102,9 @@ impl<'de> Visitor<'de> for Strict {
         let mut keys = Keys::default();
         while let Some(key) = map.next_key_seed(Key)? {
             if let Err(again) = keys.insert(key) {
-                return Err(A::Error::custom(format_args!("the key {again:?} stands twice in one object")));
+                return Err(A::Error::custom(format_args!(
+                    "the key {again:?} stands twice in one object"
+                )));
             }
             map.next_value_seed(inner)?;
         }
