@@ -88,8 +88,10 @@ fn usage(error: &clap::Error) -> Failure {
         if line.starts_with("Usage:") || line.starts_with("For more information") {
             break;
         }
-        if !line.is_empty() {
-            said.push(line.trim_start_matches("error: "));
+        match line.strip_prefix("tip: ") {
+            Some(tip) => said.push(format!("({tip})")),
+            None if line.is_empty() => {}
+            None => said.push(line.trim_start_matches("error: ").to_owned()),
         }
     }
     Failure::new(Exit::Usage, format!("{}; see modelfs --help", said.join(" ")))

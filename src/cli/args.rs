@@ -51,23 +51,29 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = NO_TRUST_HELP)]
 pub(super) struct MountArgs {
-    #[command(flatten)]
-    pub(super) trust: TrustArgs,
-    #[command(flatten)]
-    pub(super) tree: TreeArgs,
-    #[command(flatten)]
-    pub(super) serve: ServeArgs,
     /// The signature: a file, or the word `bundle` for model.sig inside MODEL.
     pub(super) bundle: PathBuf,
     /// The model: a folder, or a single file.
     pub(super) model: PathBuf,
     /// An empty folder.
     pub(super) mountpoint: PathBuf,
+    #[command(flatten)]
+    pub(super) trust: TrustArgs,
+    #[command(flatten)]
+    pub(super) tree: TreeArgs,
+    #[command(flatten)]
+    pub(super) serve: ServeArgs,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = NO_TRUST_HELP)]
 pub(super) struct VerifyArgs {
+    /// The signature: a file, or the word `bundle` for model.sig inside MODEL.
+    pub(super) bundle: PathBuf,
+    /// The model: a folder, or a single file.
+    pub(super) model: PathBuf,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
     #[command(flatten)]
@@ -81,23 +87,17 @@ pub(super) struct VerifyArgs {
     /// Demand that .git, .gitattributes, .github and .gitignore are signed too.
     #[arg(long, alias = "no-ignore_git_paths", alias = "no_ignore_git_paths", help_heading = TREE)]
     pub(super) no_ignore_git_paths: bool,
-    /// Threads that hash; 0 means one per processor.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) threads: usize,
-    /// The signature: a file, or the word `bundle` for model.sig inside MODEL.
-    pub(super) bundle: PathBuf,
-    /// The model: a folder, or a single file.
-    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
 }
 
-/// A policy's scopes are compared with the folder that BUNDLE lies in, as there is no model to go by.
 #[derive(Debug, Args)]
 #[command(after_help = NO_TRUST_HELP)]
 pub(super) struct InspectArgs {
+    /// The signature, usually model.sig; a policy's scopes are compared with the folder it lies in.
+    pub(super) bundle: PathBuf,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
-    /// The signature, usually model.sig; a policy's scope is compared with the folder it lies in.
-    pub(super) bundle: PathBuf,
 }
 
 /// What to trust.
@@ -128,13 +128,13 @@ pub(super) struct TrustArgs {
     )]
     pub(super) cert_time: Option<CertTime>,
     /// Keyless signatures: who signed (not supported yet).
-    #[arg(long, value_name = "STR")]
+    #[arg(long, value_name = "STR", hide = true)]
     pub(super) identity: Option<String>,
     /// Keyless signatures: who vouches for the identity (not supported yet).
-    #[arg(long, alias = "identity_provider", value_name = "URL")]
+    #[arg(long, alias = "identity_provider", value_name = "URL", hide = true)]
     pub(super) identity_provider: Option<String>,
     /// Keyless signatures: the instance's keys (not supported yet).
-    #[arg(long, alias = "trusted_root", value_name = "FILE")]
+    #[arg(long, alias = "trusted_root", value_name = "FILE", hide = true)]
     pub(super) trusted_root: Option<PathBuf>,
     /// Accept signatures in the way of OMS v0.2.
     #[arg(long, alias = "allow_legacy")]
@@ -164,7 +164,7 @@ pub(super) enum CertTime {
 #[derive(Debug, Args)]
 #[command(next_help_heading = TREE)]
 pub(super) struct TreeArgs {
-    /// Read signed files through symbolic links, also those that lead out of the model.
+    /// Read signed files through symbolic links, also through those that lead out of the model.
     #[arg(long, alias = "allow_symlinks")]
     pub(super) allow_symlinks: bool,
 }
@@ -179,21 +179,30 @@ pub(super) struct ServeArgs {
     /// Stay in the foreground; else return when serving has begun.
     #[arg(short, long)]
     pub(super) foreground: bool,
-    /// When to verify what nobody has read yet: never, after mounting, or before mounting.
+    /// What to verify, and when.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Lazy)]
     pub(super) verify: When,
     /// Let other users read the mount.
     #[arg(long, alias = "allow_other")]
     pub(super) allow_other: bool,
-    /// Memory for buffers, in bytes or with K, M or G (of 1024).
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub(super) memory: Option<u64>,
-    /// Threads that hash; 0 means one per processor.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) threads: usize,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
+}
+
+/// How much reading and hashing may take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitArgs {
+    /// Memory for buffers, in bytes or with K, M or G (of 1024).
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(super) memory: Option<u64>,
+    /// Threads that read and hash.
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub(super) threads: Option<usize>,
+    /// Refuse signed files larger than this, in bytes or with K, M or G (of 1024).
+    #[arg(long, alias = "max_file_size", value_name = "BYTES", value_parser = parse_bytes)]
+    pub(super) max_file_size: Option<u64>,
 }
 
 /// `--unsigned`.
@@ -208,9 +217,9 @@ pub(super) enum Unsigned {
 /// `--verify`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum When {
-    /// When a file is opened or read.
+    /// Nothing more than what is opened or read.
     Lazy,
-    /// Everything, beginning when the mount stands.
+    /// Everything, once the mount stands.
     Background,
     /// Everything, before the mount stands.
     Eager,
@@ -248,6 +257,16 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     factor
         .and_then(|factor| digits.parse::<u64>().ok()?.checked_mul(factor))
         .ok_or_else(|| "expected a number of bytes such as 536870912 or 512M".to_owned())
+}
+
+/// Most threads. Each has a stack and a buffer; no machine we know reads faster with more.
+const MAX_THREADS: usize = 1024;
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|threads| (1..=MAX_THREADS).contains(threads))
+        .ok_or_else(|| format!("expected a number from 1 to {MAX_THREADS}"))
 }
 
 #[cfg(test)]
