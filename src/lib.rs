@@ -7,8 +7,15 @@
 
 pub mod cli;
 pub mod digest;
+pub mod fs;
+pub mod fuse;
 pub mod json;
 pub mod manifest;
+pub mod mount;
 pub mod path;
 pub mod policy;
+pub mod source;
+pub mod sys;
+pub mod tree;
 pub mod trust;
+pub mod verify;
