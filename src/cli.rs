@@ -4,12 +4,17 @@
 //! sentence on standard error that names the place and the remedy, or with `--json` the same as data on
 //! standard output. Nothing that somebody else chose reaches a terminal unescaped.
 
+mod anchors;
 mod args;
 mod background;
 mod bundle;
 mod exit;
 mod failure;
+mod inspect;
 mod log;
+mod model;
+mod mount;
+mod verify;
 
 use std::ffi::OsString;
 use std::io;
@@ -27,6 +32,7 @@ use args::Command;
 use exit::Exit;
 use failure::Failure;
 use failure::plain;
+use mount::Half;
 
 /// Runs the command that the arguments, the program's name first, ask for.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -56,14 +62,22 @@ fn dispatch(arguments: &[OsString]) -> ExitCode {
 }
 
 fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    let _ = arguments;
-    match parsed.command {
-        Command::Mount(_)
-        | Command::Unmount { .. }
-        | Command::Verify(_)
-        | Command::Inspect(_)
-        | Command::Status { .. } => Err(Failure::new(Exit::Unforeseen, "not wired yet")),
-    }
+    let json = parsed.json;
+    let text = match parsed.command {
+        Command::Mount(args) => {
+            let half = match parsed.ready_on_stdin {
+                true => Half::Server,
+                false => Half::Caller,
+            };
+            return mount::run(&args, json, half, arguments.get(1..).unwrap_or_default());
+        }
+        Command::Unmount { mountpoint } => mount::unmount(&mountpoint)?,
+        Command::Verify(args) => verify::run(&args, json)?,
+        Command::Inspect(args) => inspect::run(&args, json)?,
+        Command::Status { mountpoint } => mount::status(mountpoint.as_deref(), json)?,
+    };
+    print(&text);
+    Ok(Exit::Done.into())
 }
 
 /// What the argument parser says: help and version as they are, the rest as one sentence.

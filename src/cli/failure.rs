@@ -37,6 +37,12 @@ impl Failure {
         Self::new(exit, message)
     }
 
+    /// The same, for an error that does not name its place.
+    pub(super) fn about(exit: Exit, place: &str, error: &dyn Error) -> Self {
+        let inner = Self::of(exit, error);
+        Self::new(exit, format!("{place}: {}", inner.message))
+    }
+
     /// Adds data that `--json` shows beside the error.
     pub(super) fn with(mut self, key: &'static str, data: Value) -> Self {
         self.details = Some((key, data));
