@@ -2,8 +2,8 @@
 //!
 //! A [`Policy`] exists only when its whole file is understood, every file it names is read and protected
 //! from others, and no two of its rules could disagree about one model. It trusts nothing by itself: a
-//! model that no rule covers is refused. It does not check signatures; a [`Rule`] says which signers to
-//! accept.
+//! model that no rule covers is refused. It does not check signatures; a [`Rule`] holds the trust anchors to
+//! check them against.
 //!
 //! ```toml
 //! version = 1
@@ -36,7 +36,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 pub use file::FileError;
 pub use file::MAX_TRUST_FILE_BYTES;
@@ -48,6 +47,14 @@ pub use scope::Scope;
 pub use scope::ScopeError;
 
 use crate::path::Escaped;
+use crate::trust::AnchorError;
+use crate::trust::CertificateAnchor;
+use crate::trust::CertificateIdentity;
+use crate::trust::CertificateTime;
+use crate::trust::KeyError;
+use crate::trust::PublicKey;
+use crate::trust::TrustAnchors;
+use crate::trust::chain::IdentityError;
 use file::shown;
 use schema::RootsToml;
 use schema::RuleToml;
@@ -63,39 +70,10 @@ pub struct Policy {
 }
 
 /// What is demanded of the models in one scope.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     scope: Scope,
-    signers: Vec<AcceptedSigner>,
-    allow_legacy: bool,
-}
-
-/// A signer that a rule accepts; any one of them is enough.
-#[derive(Debug)]
-pub enum AcceptedSigner {
-    /// The holder of a key.
-    Key {
-        /// The public key.
-        pem: Arc<TrustFile>,
-    },
-    /// The holder of a certificate of one identity.
-    Certificate {
-        /// The certificates that its chain must lead to.
-        certificates: Arc<[TrustFile]>,
-        /// Who it must be issued to. A chain alone says nothing about who signed (SECURITY.md T26).
-        identity: String,
-        /// When it must be valid.
-        time: CertificateMoment,
-    },
-}
-
-/// The moment at which a certificate must be valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateMoment {
-    /// When the model is mounted or verified.
-    Now,
-    /// When it began to be valid: an expired certificate is accepted.
-    NotBefore,
+    anchors: TrustAnchors,
 }
 
 impl Policy {
@@ -152,21 +130,16 @@ impl Rule {
         &self.scope
     }
 
-    /// The signers, never none.
-    pub fn signers(&self) -> &[AcceptedSigner] {
-        &self.signers
-    }
-
-    /// Whether signatures in the way of OMS v0.2 are accepted.
-    pub fn allows_legacy(&self) -> bool {
-        self.allow_legacy
+    /// Who may sign them.
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
     }
 }
 
-/// The files behind `[roots]`, read.
+/// The files behind `[roots]`, read and understood.
 struct Roots {
-    keys: BTreeMap<String, Arc<TrustFile>>,
-    cas: BTreeMap<String, Arc<[TrustFile]>>,
+    keys: BTreeMap<String, PublicKey>,
+    cas: BTreeMap<String, CertificateAnchor>,
 }
 
 impl Roots {
@@ -178,24 +151,32 @@ impl Roots {
                 fault,
             })
         };
+        let found = |fault| PolicyError::Content {
+            policy: policy.to_path_buf(),
+            fault: Box::new(fault),
+        };
         let mut keys = BTreeMap::new();
         for (name, key) in toml.key {
-            keys.insert(name, Arc::new(read(&key.pem)?));
+            let parsed = PublicKey::from_pem(read(&key.pem)?.bytes());
+            let parsed = parsed.map_err(|cause| {
+                found(Fault::Key {
+                    key: name.clone(),
+                    cause,
+                })
+            })?;
+            keys.insert(name, parsed);
         }
         let mut cas = BTreeMap::new();
         for (name, ca) in toml.ca {
-            if ca.certs.is_empty() {
-                return Err(PolicyError::Content {
-                    policy: policy.to_path_buf(),
-                    fault: Box::new(Fault::NoCertificates { ca: name }),
-                });
-            }
-            let certificates = ca
-                .certs
-                .iter()
-                .map(|c| read(c))
-                .collect::<Result<Arc<[_]>, _>>()?;
-            cas.insert(name, certificates);
+            let files = ca.certs.iter().map(|c| read(c)).collect::<Result<Vec<_>, _>>()?;
+            let pems: Vec<&[u8]> = files.iter().map(TrustFile::bytes).collect();
+            let parsed = CertificateAnchor::from_pem(&pems).map_err(|cause| {
+                found(Fault::Certificates {
+                    ca: name.clone(),
+                    cause,
+                })
+            })?;
+            cas.insert(name, parsed);
         }
         Ok(Self { keys, cas })
     }
@@ -208,42 +189,48 @@ impl Roots {
         if toml.signers.is_empty() {
             return Err(Fault::NoSigners { scope });
         }
-        let signers = toml
-            .signers
-            .into_iter()
-            .map(|signer| self.signer(signer, &scope))
-            .collect::<Result<_, _>>()?;
-        Ok(Rule {
-            scope,
-            signers,
-            allow_legacy: toml.allow_legacy,
-        })
+        let mut anchors = TrustAnchors::new();
+        for signer in toml.signers {
+            self.admit(signer, &scope, &mut anchors)?;
+        }
+        if toml.allow_legacy {
+            anchors.allow_legacy();
+        }
+        Ok(Rule { scope, anchors })
     }
 
-    fn signer(&self, toml: SignerToml, scope: &Scope) -> Result<AcceptedSigner, Fault> {
+    fn admit(&self, toml: SignerToml, scope: &Scope, anchors: &mut TrustAnchors) -> Result<(), Fault> {
         match toml {
             SignerToml::Key { key } => match self.keys.get(&key) {
-                Some(pem) => Ok(AcceptedSigner::Key { pem: Arc::clone(pem) }),
-                None => Err(Fault::UnknownKey {
-                    scope: scope.clone(),
-                    key,
-                }),
+                Some(known) => anchors.add_key(known.clone()),
+                None => {
+                    return Err(Fault::UnknownKey {
+                        scope: scope.clone(),
+                        key,
+                    });
+                }
             },
-            SignerToml::Certificate { ca, identity, time } => match self.cas.get(&ca) {
-                Some(certificates) => Ok(AcceptedSigner::Certificate {
-                    certificates: Arc::clone(certificates),
+            SignerToml::Certificate { ca, identity, time } => {
+                let Some(known) = self.cas.get(&ca) else {
+                    return Err(Fault::UnknownCa {
+                        scope: scope.clone(),
+                        ca,
+                    });
+                };
+                // A chain alone says nothing about who signed (SECURITY.md T26): a policy always names one.
+                let parsed = CertificateIdentity::parse(&identity).map_err(|cause| Fault::Identity {
+                    scope: scope.clone(),
                     identity,
-                    time: match time {
-                        TimeToml::Now => CertificateMoment::Now,
-                        TimeToml::NotBefore => CertificateMoment::NotBefore,
-                    },
-                }),
-                None => Err(Fault::UnknownCa {
-                    scope: scope.clone(),
-                    ca,
-                }),
-            },
+                    cause,
+                })?;
+                let time = match time {
+                    TimeToml::Now => CertificateTime::Now,
+                    TimeToml::NotBefore => CertificateTime::NotBefore,
+                };
+                anchors.add_certificates(known.clone().with_identity(parsed).with_time(time));
+            }
         }
+        Ok(())
     }
 }
 
@@ -292,7 +279,7 @@ pub enum PolicyError {
 }
 
 /// What is wrong with the content of a policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Fault {
     /// It is written for another version of the schema.
     UnknownVersion {
@@ -332,10 +319,28 @@ pub enum Fault {
         /// The name.
         ca: String,
     },
-    /// `certs` is empty.
-    NoCertificates {
+    /// The file behind a name is not a key.
+    Key {
+        /// The name.
+        key: String,
+        /// What it is instead.
+        cause: KeyError,
+    },
+    /// The files behind a name are not certificates that can be trusted.
+    Certificates {
         /// The name.
         ca: String,
+        /// What they are instead.
+        cause: AnchorError,
+    },
+    /// A rule names an identity that no certificate could have.
+    Identity {
+        /// The rule's scope.
+        scope: Scope,
+        /// The identity.
+        identity: String,
+        /// What is wrong with it.
+        cause: IdentityError,
     },
     /// Two rules match the same models and neither is the more specific.
     Ambiguous {
@@ -410,7 +415,13 @@ impl fmt::Display for Fault {
                     "the rule for {scope} names the ca {ca}, but there is no [roots.ca.{ca}]"
                 )
             }
-            Self::NoCertificates { ca } => write!(f, "[roots.ca.{}] has no certs", name(ca)),
+            Self::Key { key, .. } => write!(f, "[roots.key.{}] is of no use", name(key)),
+            Self::Certificates { ca, .. } => write!(f, "[roots.ca.{}] is of no use", name(ca)),
+            Self::Identity { scope, identity, .. } => write!(
+                f,
+                "the rule for {scope} names the identity \"{}\"",
+                name(identity)
+            ),
             Self::Ambiguous { first, second } => write!(
                 f,
                 "the rules for {first} and {second} match the same models and neither is more specific: merge them, or name one scope more exactly"
@@ -424,7 +435,19 @@ impl std::error::Error for PolicyError {
         match self {
             // The fault's own words are in ours; what it was caused by is not.
             Self::File(fault) | Self::NamedFile { fault, .. } => fault.source(),
-            Self::Content { .. } | Self::NoRule { .. } => None,
+            Self::Content { fault, .. } => match fault.as_ref() {
+                Fault::Key { cause, .. } => Some(cause),
+                Fault::Certificates { cause, .. } => Some(cause),
+                Fault::Identity { cause, .. } => Some(cause),
+                Fault::UnknownVersion { .. }
+                | Fault::Toml { .. }
+                | Fault::Scope { .. }
+                | Fault::NoSigners { .. }
+                | Fault::UnknownKey { .. }
+                | Fault::UnknownCa { .. }
+                | Fault::Ambiguous { .. } => None,
+            },
+            Self::NoRule { .. } => None,
         }
     }
 }

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use super::args::CertTime;
 use super::args::TrustArgs;
 use super::bundle::BundleFile;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+use crate::path::Escaped;
 use crate::policy::FileError;
 use crate::policy::ModelLocation;
 use crate::policy::Policy;
@@ -17,9 +19,13 @@ use crate::policy::PolicyPlaces;
 use crate::policy::SYSTEM_POLICY;
 use crate::policy::TrustFile;
 use crate::trust::Bundle;
+use crate::trust::CertificateAnchor;
+use crate::trust::CertificateIdentity;
+use crate::trust::CertificateTime;
 use crate::trust::PublicKey;
 use crate::trust::TrustAnchors;
 use crate::trust::TrustedManifest;
+use crate::trust::UnixTime;
 
 /// Checks a bundle's signature against what the arguments, or else a policy, trust for this place.
 pub(super) fn verify(
@@ -29,7 +35,11 @@ pub(super) fn verify(
 ) -> Result<TrustedManifest, Failure> {
     let anchors = anchors(args, place)?;
     let of_bundle = |e: &dyn std::error::Error| {
-        Failure::about(Exit::NotTrusted, &format!("the signature {}", shown(&bundle.path)), e)
+        Failure::about(
+            Exit::NotTrusted,
+            &format!("the signature {}", shown(&bundle.path)),
+            e,
+        )
     };
     let parsed = Bundle::parse(&bundle.bytes).map_err(|e| of_bundle(&e))?;
     anchors.verify(&parsed, now()).map_err(|e| of_bundle(&e))
@@ -68,7 +78,10 @@ fn anchors(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Fail
 
 fn nothing_trusted(places: &PolicyPlaces) -> Failure {
     let user = places.user_policy();
-    let user = user.as_deref().map(|path| format!("{} or ", shown(path))).unwrap_or_default();
+    let user = user
+        .as_deref()
+        .map(|path| format!("{} or ", shown(path)))
+        .unwrap_or_default();
     Failure::new(
         Exit::Usage,
         format!(
@@ -80,10 +93,9 @@ fn nothing_trusted(places: &PolicyPlaces) -> Failure {
 
 fn from_policy(path: &Path, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
     let refused = |e: PolicyError| Failure::of(Exit::PolicyRefuses, &e);
-    Policy::load(path, place)
-        .map_err(refused)?
-        .into_anchors_for(place)
-        .map_err(refused)
+    let policy = Policy::load(path, place).map_err(refused)?;
+    let rule = policy.rule_for(place).map_err(refused)?;
+    Ok(rule.anchors().clone())
 }
 
 fn from_options(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
@@ -94,7 +106,42 @@ fn from_options(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors,
             .map_err(|e| Failure::about(Exit::NotTrusted, &format!("the key {}", shown(path)), &e))?;
         anchors.add_key(key);
     }
+    if !args.certificate_chain.is_empty() {
+        anchors.add_certificates(certificates(args, place)?);
+    }
+    if args.allow_legacy {
+        anchors.allow_legacy();
+    }
     Ok(anchors)
+}
+
+/// The files of all `--certificate-chain` together: the reference tool too takes a chain in pieces.
+fn certificates(args: &TrustArgs, place: &ModelLocation) -> Result<CertificateAnchor, Failure> {
+    let files = args
+        .certificate_chain
+        .iter()
+        .map(|path| read(path, place))
+        .collect::<Result<Vec<_>, _>>()?;
+    let pems: Vec<&[u8]> = files.iter().map(TrustFile::bytes).collect();
+    let mut anchor = CertificateAnchor::from_pem(&pems).map_err(|e| {
+        let names: Vec<String> = files.iter().map(|file| shown(file.path()).to_string()).collect();
+        Failure::about(
+            Exit::NotTrusted,
+            &format!("the certificates {}", names.join(", ")),
+            &e,
+        )
+    })?;
+    if let Some(text) = &args.certificate_identity {
+        let identity = CertificateIdentity::parse(text).map_err(|e| {
+            let place = format!("--certificate-identity {}", Escaped(text.as_bytes()));
+            Failure::about(Exit::Usage, &place, &e)
+        })?;
+        anchor = anchor.with_identity(identity);
+    }
+    Ok(match args.cert_time {
+        None | Some(CertTime::Now) => anchor.with_time(CertificateTime::Now),
+        Some(CertTime::NotBefore) => anchor.with_time(CertificateTime::NotBefore),
+    })
 }
 
 fn read(path: &Path, place: &ModelLocation) -> Result<TrustFile, Failure> {
@@ -112,7 +159,7 @@ fn read(path: &Path, place: &ModelLocation) -> Result<TrustFile, Failure> {
     })
 }
 
-fn now() -> i64 {
+fn now() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -18,6 +18,7 @@ use crate::manifest::SignedContent;
 use crate::manifest::SignedFile;
 use crate::path::Escaped;
 use crate::policy::ModelLocation;
+use crate::trust::Signer;
 use crate::trust::TrustedManifest;
 
 /// Checks the signature and describes what it covers.
@@ -43,11 +44,29 @@ fn text(bundle: &BundleFile, trusted: &TrustedManifest) -> String {
     let mut facts = vec![
         ("bundle", shown(&bundle.path).to_string()),
         ("signed by", trusted.signer().to_string()),
-        ("identity", format!("sha256:{}", HEXLOWER.encode(manifest.identity()))),
+        (
+            "identity",
+            format!("sha256:{}", HEXLOWER.encode(manifest.identity())),
+        ),
         ("subject", Escaped(manifest.subject().as_bytes()).to_string()),
-        ("root digest", format!("sha256:{}", HEXLOWER.encode(manifest.root_digest()))),
+        (
+            "root digest",
+            format!("sha256:{}", HEXLOWER.encode(manifest.root_digest())),
+        ),
         ("hash", how),
     ];
+    if let Signer::Certificate {
+        san,
+        not_before,
+        not_after,
+        ..
+    } = trusted.signer()
+    {
+        for name in san {
+            facts.push(("known as", Escaped(name.as_bytes()).to_string()));
+        }
+        facts.push(("certificate", format!("valid from {not_before} to {not_after}")));
+    }
     if !ignored.is_empty() {
         facts.push(("left out", ignored.join(" ")));
     }
@@ -78,7 +97,8 @@ fn listing(manifest: &Manifest) -> String {
             }
         })
         .collect();
-    let width = |column: fn(&(String, String, &SignedFile)) -> usize| rows.iter().map(column).max().unwrap_or(0);
+    let width =
+        |column: fn(&(String, String, &SignedFile)) -> usize| rows.iter().map(column).max().unwrap_or(0);
     let (sizes, digests) = (width(|row| row.0.len()), width(|row| row.1.len()));
     let mut out = String::new();
     for (size, digest, file) in &rows {
@@ -92,7 +112,7 @@ fn data(bundle: &BundleFile, trusted: &TrustedManifest) -> Value {
     let files: Vec<Value> = manifest.files().iter().map(file_data).collect();
     json!({
         "bundle": bundle.path.to_string_lossy(),
-        "signer": trusted.signer().to_string(),
+        "signer": signer_data(trusted.signer()),
         "identity": HEXLOWER.encode(manifest.identity()),
         "subject": manifest.subject(),
         "root_digest": HEXLOWER.encode(manifest.root_digest()),
@@ -103,6 +123,34 @@ fn data(bundle: &BundleFile, trusted: &TrustedManifest) -> Value {
         "single_file": manifest.is_single_file(),
         "files": files,
     })
+}
+
+fn signer_data(signer: &Signer) -> Value {
+    match signer {
+        Signer::Key { fingerprint, curve } => json!({
+            "method": "key",
+            "fingerprint": fingerprint,
+            "curve": curve.to_string(),
+        }),
+        Signer::Certificate {
+            subject,
+            issuer,
+            san,
+            serial,
+            spki_sha256,
+            not_before,
+            not_after,
+        } => json!({
+            "method": "certificate",
+            "subject": subject,
+            "issuer": issuer,
+            "san": san,
+            "serial": serial,
+            "spki_sha256": spki_sha256,
+            "not_before": not_before.to_string(),
+            "not_after": not_after.to_string(),
+        }),
+    }
 }
 
 fn file_data(file: &SignedFile) -> Value {

@@ -152,7 +152,11 @@ impl Problems {
 }
 
 fn content_kind(problem: &ContentProblem) -> &'static str {
-    if problem.is_mismatch() { "differs" } else { "unreadable" }
+    if problem.is_mismatch() {
+        "differs"
+    } else {
+        "unreadable"
+    }
 }
 
 fn tree_kind(kind: TreeProblemKind) -> &'static str {
@@ -200,9 +204,9 @@ pub(super) fn bytes(count: u64) -> String {
 /// Progress of a whole-tree check on standard error, when that is a terminal.
 pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
     let bar = indicatif::ProgressBar::new(tree.model().total_bytes);
-    if let Ok(style) =
-        indicatif::ProgressStyle::with_template("verifying {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-    {
+    if let Ok(style) = indicatif::ProgressStyle::with_template(
+        "verifying {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    ) {
         bar.set_style(style);
     }
     let problems = tree.verify_all(&|done, total| {

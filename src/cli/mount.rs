@@ -48,7 +48,12 @@ pub(super) enum Half {
 const MAX_LISTED: usize = 10;
 
 /// Mounts. Returns when the mount is gone, or in the caller of a background mount when it stands.
-pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsString]) -> Result<ExitCode, Failure> {
+pub(super) fn run(
+    args: &MountArgs,
+    json: bool,
+    half: Half,
+    arguments: &[OsString],
+) -> Result<ExitCode, Failure> {
     if !args.serve.foreground && half == Half::Caller {
         return in_background(arguments);
     }
@@ -86,11 +91,12 @@ fn in_background(arguments: &[OsString]) -> Result<ExitCode, Failure> {
 }
 
 fn open_log(path: &Path) -> Result<File, Failure> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|e| Failure::new(Exit::Io, format!("the log {} cannot be written: {e}", shown(path))))
+    File::options().create(true).append(true).open(path).map_err(|e| {
+        Failure::new(
+            Exit::Io,
+            format!("the log {} cannot be written: {e}", shown(path)),
+        )
+    })
 }
 
 /// All checks that come before the mount: what is wrong now is refused now.
@@ -127,7 +133,13 @@ fn list(problems: &Problems) {
     }
 }
 
-fn serve(tree: ModelTree, args: &MountArgs, json: bool, half: Half, log_file: Option<File>) -> Result<(), Failure> {
+fn serve(
+    tree: ModelTree,
+    args: &MountArgs,
+    json: bool,
+    half: Half,
+    log_file: Option<File>,
+) -> Result<(), Failure> {
     let options = MountOptions {
         allow_other: args.serve.allow_other,
         source_name: tree.source_path().to_path_buf(),
@@ -224,7 +236,11 @@ pub(super) fn status(mountpoint: Option<&Path>, json: bool) -> Result<String, Fa
     if mounted.is_empty() {
         out.push_str("no model is mounted\n");
     }
-    Ok(if json { super::render(&Value::from(all)) } else { out.trim_end().to_owned() + "\n" })
+    Ok(if json {
+        super::render(&Value::from(all))
+    } else {
+        out.trim_end().to_owned() + "\n"
+    })
 }
 
 fn report_data(mountpoint: &Path, report: &Report) -> Value {
@@ -267,15 +283,27 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
                 refused.resources, refused.changed_reads, refused.source_errors
             ),
         ),
-        ("server", format!("modelfs {}, process {}", safe(&report.version), report.pid)),
+        (
+            "server",
+            format!("modelfs {}, process {}", safe(&report.version), report.pid),
+        ),
     ];
     let mut out = format!("{}\n", shown(mountpoint));
     for (name, value) in facts {
         let _ = writeln!(out, "  {name:<10}{value}");
     }
     for problem in &report.problems {
-        let detail = if problem.detail.is_empty() { &problem.path } else { &problem.detail };
-        let _ = writeln!(out, "  {}: {}", super::plain(&problem.state), super::plain(detail));
+        let detail = if problem.detail.is_empty() {
+            &problem.path
+        } else {
+            &problem.detail
+        };
+        let _ = writeln!(
+            out,
+            "  {}: {}",
+            super::plain(&problem.state),
+            super::plain(detail)
+        );
     }
     out
 }

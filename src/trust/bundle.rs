@@ -12,6 +12,9 @@ use serde::Deserialize;
 use crate::json;
 use crate::json::Ignored;
 use crate::json::JsonError;
+use crate::manifest::Format;
+use crate::manifest::Manifest;
+use crate::manifest::ManifestError;
 use crate::path::Escaped;
 use crate::trust::base64;
 use crate::trust::base64::Base64Error;
@@ -75,6 +78,17 @@ impl Bundle {
             Material::Certificate { .. } => Method::Certificate,
             Material::Sigstore { .. } => Method::Sigstore,
         }
+    }
+
+    /// The manifest as the bundle states it, to be reported and never to be served: as far as this says, anybody
+    /// may have written it.
+    ///
+    /// # Errors
+    /// Refuses what is a manifest in neither the current format nor that of v0.2.
+    pub fn untrusted_manifest(&self) -> Result<Manifest, ManifestError> {
+        let payload = self.envelope.payload();
+        Manifest::parse(payload, Format::V1)
+            .or_else(|error| Manifest::parse(payload, Format::LegacyV02).map_err(|_| error))
     }
 
     pub(super) fn material(&self) -> &Material {
@@ -155,8 +169,7 @@ struct MaterialText<'a> {
     #[serde(borrow)]
     certificate: Option<CertificateText<'a>>,
     // Evidence that only a Sigstore verifier reads, from the bundle's own bytes.
-    #[serde(rename = "tlogEntries")]
-    _tlog_entries: Option<Ignored>,
+    tlog_entries: Option<Ignored>,
     #[serde(rename = "timestampVerificationData")]
     _timestamps: Option<Ignored>,
 }
@@ -168,6 +181,9 @@ impl MaterialText<'_> {
             (None, Some(chain), None) => chain.parse(),
             (None, None, Some(leaf)) => {
                 leaf.parse(0)?;
+                if self.tlog_entries.is_none() {
+                    return Err(BundleError::NoTlogEntries);
+                }
                 Ok(Material::Sigstore {
                     bundle: bundle.into(),
                 })
@@ -315,6 +331,8 @@ pub enum BundleError {
     NoMaterial,
     /// It has more than one kind of verification material.
     SeveralMaterials,
+    /// It has a Sigstore certificate and no transparency log entries, which are the proof of its time.
+    NoTlogEntries,
     /// Its hint is longer than [`MAX_HINT_BYTES`].
     HintTooLong {
         /// Its length in bytes.
@@ -375,6 +393,7 @@ impl fmt::Display for BundleError {
                 f,
                 "the bundle's verificationMaterial has more than one of publicKey, x509CertificateChain and certificate"
             ),
+            Self::NoTlogEntries => write!(f, "the bundle has a Sigstore certificate and no tlogEntries"),
             Self::HintTooLong { bytes } => {
                 write!(
                     f,
@@ -551,6 +570,10 @@ mod tests {
             (
                 with("/verificationMaterial/x509CertificateChain", json!({})),
                 "more than one of publicKey",
+            ),
+            (
+                with(MATERIAL, json!({"certificate": certificate})),
+                "no tlogEntries",
             ),
             (with(MATERIAL, chain(0)), "no certificates"),
             (with(MATERIAL, chain(11)), "has 11 certificates, more than 10"),
