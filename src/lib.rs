@@ -19,3 +19,6 @@ pub mod sys;
 pub mod tree;
 pub mod trust;
 pub mod verify;
+
+#[cfg(test)]
+mod testing;

@@ -215,7 +215,13 @@ impl TrustedManifest {
     }
 }
 
-/// A signed file of a [`TrustedManifest`].
+/// A signed file of a [`TrustedManifest`]; there is no other way to one.
+///
+/// ```compile_fail
+/// fn forge(file: modelfs::manifest::SignedFile) -> modelfs::trust::TrustedFile {
+///     modelfs::trust::TrustedFile(file)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TrustedFile(SignedFile);
 
