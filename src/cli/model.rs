@@ -1,7 +1,6 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::json;
@@ -215,11 +214,6 @@ pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
     });
     bar.finish_and_clear();
     problems
-}
-
-/// An engine that outlives the tree it was made for, for work in the background.
-pub(super) fn engine_of(tree: &ModelTree) -> Arc<Engine> {
-    Arc::clone(tree.engine())
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::io;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 
 use data_encoding::HEXLOWER;
 use serde_json::Value;
@@ -162,7 +164,8 @@ fn serve(
         "files": tree.files().len(),
         "bytes": about.total_bytes,
     });
-    let session = Session::start(ModelFs::new(tree), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
+    let fs = Arc::new(ModelFs::new(tree));
+    let session = Session::start(Arc::clone(&fs), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
     if json {
         super::print(&super::render(&data));
     }
@@ -187,12 +190,33 @@ fn serve(
         }
     }
     ::log::info!("mounted {said}");
+    if args.serve.verify == When::Background {
+        verify_in_background(fs);
+    }
     let ended = session.wait().map_err(|e| of_mount(&e));
     match &ended {
         Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
         Err(failure) => ::log::error!("{}", failure.sentence()),
     }
     ended
+}
+
+/// Verifies what nobody has read yet. What differs is refused and logged as when a reader meets it.
+fn verify_in_background(fs: Arc<ModelFs>) {
+    let work = move || {
+        let problems = fs.tree().verify_all(&|_, _| {});
+        let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
+        for problem in unreadable {
+            ::log::warn!("{problem}");
+        }
+        match problems.len() {
+            0 => ::log::info!("verified {}", model::size_of(fs.tree())),
+            found => ::log::warn!("verified all files; {found} cannot be read as they were signed"),
+        }
+    };
+    if let Err(e) = thread::Builder::new().name("verify".to_owned()).spawn(work) {
+        ::log::warn!("files are verified only as they are read, there is no thread to do more: {e}");
+    }
 }
 
 fn of_mount(error: &MountError) -> Failure {
