@@ -101,9 +101,9 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper()?;
         let mut keys = Keys::default();
         while let Some(key) = map.next_key_seed(Key)? {
-            if !keys.insert(&key) {
+            if let Err(again) = keys.insert(key) {
                 return Err(A::Error::custom(format_args!(
-                    "the key {key:?} stands twice in one object"
+                    "the key {again:?} stands twice in one object"
                 )));
             }
             map.next_value_seed(inner)?;
@@ -124,14 +124,20 @@ struct Keys<'de> {
 const FEW_KEYS: usize = 12;
 
 impl<'de> Keys<'de> {
-    /// Adds a key; `false` when it was there already.
-    fn insert(&mut self, key: &Cow<'de, str>) -> bool {
-        if self.few.len() < FEW_KEYS {
-            let new = !self.few.contains(key);
-            self.few.push(key.clone());
-            return new;
+    /// Adds a key, or gives it back when it was there already.
+    fn insert(&mut self, key: Cow<'de, str>) -> Result<(), Cow<'de, str>> {
+        if self.few.contains(&key) {
+            return Err(key);
         }
-        !self.few.contains(key) && self.many.insert(key.clone())
+        if self.few.len() < FEW_KEYS {
+            self.few.push(key);
+            return Ok(());
+        }
+        if self.many.contains(&key) {
+            return Err(key);
+        }
+        self.many.insert(key);
+        Ok(())
     }
 }
 
@@ -281,6 +287,26 @@ mod tests {
                 Escaped(text.get(..40).unwrap_or(text))
             );
         }
+    }
+
+    #[test]
+    fn an_array_of_fields_is_no_object() {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let cases: &[(&[u8], Option<&str>)] = &[
+            (br#"{"name":"a","more":1}"#, Some("a")),
+            (br#"["a"]"#, None),
+            (b"{}", None),
+            (br#""a""#, None),
+            (b"null", None),
+        ];
+        for (text, want) in cases {
+            let got = parse::<Object<Named>>(text).ok().map(|Object(named)| named.name);
+            assert_eq!(got.as_deref(), *want, "{}", Escaped(text));
+        }
+        assert!(parse::<Named>(br#"["a"]"#).is_ok(), "what Object is there for");
     }
 
     #[test]

@@ -17,7 +17,10 @@ use std::fmt;
 use crate::manifest::Format;
 use crate::manifest::Manifest;
 use crate::manifest::ManifestError;
+use crate::manifest::SignedContent;
+use crate::manifest::SignedFile;
 use crate::path::Escaped;
+use crate::path::ModelPath;
 use crate::trust::bundle::Material;
 use crate::trust::dsse::Envelope;
 use crate::trust::dsse::Scheme;
@@ -204,6 +207,33 @@ impl TrustedManifest {
     /// Who signed it.
     pub fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// The signed files, each with the evidence that it is trusted.
+    pub fn into_files(self) -> impl Iterator<Item = TrustedFile> {
+        self.manifest.into_files().into_iter().map(TrustedFile)
+    }
+}
+
+/// A signed file of a [`TrustedManifest`]; there is no other way to one.
+///
+/// ```compile_fail
+/// fn forge(file: modelfs::manifest::SignedFile) -> modelfs::trust::TrustedFile {
+///     modelfs::trust::TrustedFile(file)
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TrustedFile(SignedFile);
+
+impl TrustedFile {
+    /// The signed name.
+    pub fn path(&self) -> &ModelPath {
+        self.0.path()
+    }
+
+    /// The signed content.
+    pub fn content(&self) -> &SignedContent {
+        self.0.content()
     }
 }
 
