@@ -8,8 +8,10 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Deepest nesting of arrays and objects. A bundle needs 9; a parser's stack frame per level is what
@@ -99,9 +101,9 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper()?;
         let mut keys = Keys::default();
         while let Some(key) = map.next_key_seed(Key)? {
-            if !keys.insert(&key) {
+            if let Err(again) = keys.insert(key) {
                 return Err(A::Error::custom(format_args!(
-                    "the key {key:?} stands twice in one object"
+                    "the key {again:?} stands twice in one object"
                 )));
             }
             map.next_value_seed(inner)?;
@@ -122,14 +124,20 @@ struct Keys<'de> {
 const FEW_KEYS: usize = 12;
 
 impl<'de> Keys<'de> {
-    /// Adds a key; `false` when it was there already.
-    fn insert(&mut self, key: &Cow<'de, str>) -> bool {
-        if self.few.len() < FEW_KEYS {
-            let new = !self.few.contains(key);
-            self.few.push(key.clone());
-            return new;
+    /// Adds a key, or gives it back when it was there already.
+    fn insert(&mut self, key: Cow<'de, str>) -> Result<(), Cow<'de, str>> {
+        if self.few.contains(&key) {
+            return Err(key);
         }
-        !self.few.contains(key) && self.many.insert(key.clone())
+        if self.few.len() < FEW_KEYS {
+            self.few.push(key);
+            return Ok(());
+        }
+        if self.many.contains(&key) {
+            return Err(key);
+        }
+        self.many.insert(key);
+        Ok(())
     }
 }
 
@@ -157,6 +165,33 @@ impl<'de> Visitor<'de> for Key {
 
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
         Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
+/// A `T` that stands as an object.
+///
+/// Derived parsers of structs also take an array of the fields in order: `["a", "sha256", "00"]` would be a
+/// resource to us and nonsense to everybody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 

@@ -6,5 +6,14 @@
 //! floors below it, and `scripts/check-layers` proves it.
 
 pub mod digest;
+pub mod fs;
+pub mod fuse;
 pub mod json;
+pub mod manifest;
+pub mod mount;
 pub mod path;
+pub mod source;
+pub mod sys;
+pub mod tree;
+pub mod trust;
+pub mod verify;

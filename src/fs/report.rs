@@ -1,0 +1,151 @@
+//! What a mount says of itself: the JSON behind `user.modelfs.status` and `modelfs status`.
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use crate::tree::ModelTree;
+use crate::verify::State;
+
+/// Most files that a report names. An extended attribute holds 64 KiB, and a name up to 4 KiB; the totals
+/// count all of them.
+const MAX_NAMED_BYTES: usize = 48 * 1024;
+
+/// The state of a mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of modelfs that serves.
+    pub version: String,
+    /// Process identifier of the server.
+    pub pid: u32,
+    /// Path of the source.
+    pub model: String,
+    /// What the signer called the model.
+    pub subject: String,
+    /// Who signed it, in one line.
+    pub signer: String,
+    /// SHA-256 of the signed payload, in hexadecimal: which manifest this is.
+    pub identity: String,
+    /// Numbers of files by state.
+    pub files: Files,
+    /// Numbers of bytes.
+    pub bytes: Bytes,
+    /// Reads that were refused.
+    pub refused: Refused,
+    /// Files that are rejected or changed; as many as fit.
+    pub problems: Vec<Problem>,
+}
+
+/// Numbers of files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// All that are signed.
+    pub total: u64,
+    /// Wholly verified.
+    pub verified: u64,
+    /// Not read yet, or not wholly.
+    pub unverified: u64,
+    /// Different from their signed digest.
+    pub rejected: u64,
+    /// Verified, and different later.
+    pub changed: u64,
+}
+
+/// Numbers of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// In all signed files.
+    pub total: u64,
+    /// In resources that matched their signed digest.
+    pub verified: u64,
+    /// Put through a signed hash function so far.
+    pub hashed: u64,
+    /// Handed to the kernel for readers so far.
+    pub served: u64,
+    /// Held in memory now.
+    pub held: u64,
+}
+
+/// Numbers of refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Resources that differ from their signed digest.
+    pub resources: u64,
+    /// Reads of bytes that changed after they were verified.
+    pub changed_reads: u64,
+    /// Reads that the source failed.
+    pub source_errors: u64,
+}
+
+/// A file that is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Its name, escaped for printing.
+    pub path: String,
+    /// `rejected` or `changed`.
+    pub state: String,
+    /// What was found, where that is known.
+    pub detail: String,
+}
+
+impl Report {
+    /// Looks at a tree.
+    pub(super) fn of(tree: &ModelTree) -> Self {
+        let states = tree.states();
+        let count = |state| states.get(&state).copied().unwrap_or(0);
+        let counters = tree.engine().counters();
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            model: tree.source_path().to_string_lossy().into_owned(),
+            subject: tree.model().subject.clone(),
+            signer: tree.model().signer.to_string(),
+            identity: HEXLOWER.encode(&tree.model().identity),
+            files: Files {
+                total: u64::try_from(tree.files().len()).unwrap_or(u64::MAX),
+                verified: count(State::Verified),
+                unverified: count(State::Unverified),
+                rejected: count(State::Rejected),
+                changed: count(State::Changed),
+            },
+            bytes: Bytes {
+                total: tree.model().total_bytes,
+                verified: counters.verified_bytes,
+                hashed: counters.hashed_bytes,
+                served: counters.served_bytes,
+                held: counters.held_bytes,
+            },
+            refused: Refused {
+                resources: counters.rejected_resources,
+                changed_reads: counters.changed_reads,
+                source_errors: counters.source_errors,
+            },
+            problems: problems(tree),
+        }
+    }
+}
+
+fn problems(tree: &ModelTree) -> Vec<Problem> {
+    let findings = tree.engine().findings();
+    let mut room = MAX_NAMED_BYTES;
+    let mut problems = Vec::new();
+    for file in tree.files() {
+        let state = file.state();
+        if !matches!(state, State::Rejected | State::Changed) {
+            continue;
+        }
+        let detail = findings.iter().find(|finding| finding.path == *file.path());
+        let problem = Problem {
+            path: file.path().to_string(),
+            state: state.word().into(),
+            detail: detail.map(ToString::to_string).unwrap_or_default(),
+        };
+        // JSON escapes what is escaped once more: at worst each byte becomes six.
+        let size = 6 * (problem.path.len() + problem.detail.len()) + 64;
+        if size > room {
+            break;
+        }
+        room -= size;
+        problems.push(problem);
+    }
+    problems
+}

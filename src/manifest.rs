@@ -1,0 +1,299 @@
+//! Manifests: the in-toto Statement with the OMS predicate, from bytes to a [`Manifest`].
+//!
+//! A `Manifest` is well-formed: every name is canonical and stands once, no file lies beneath another, the
+//! shards of each file tile it, every digest has its algorithm's full length, and the root digest is the one
+//! that was stated. It is not trusted: who signed it is the business of [`crate::trust`]. Pure: no files, no
+//! clock, no keys.
+
+mod error;
+mod names;
+mod shards;
+mod statement;
+
+use crate::digest;
+use crate::digest::Algorithm;
+use crate::digest::Digest;
+use crate::path::ModelPath;
+
+pub use error::ManifestError;
+pub use shards::MAX_SHARD_SIZE;
+pub use shards::Shards;
+
+use statement::Listing;
+use statement::Method;
+use statement::Resource;
+
+/// Most resources in one manifest. A mount keeps some hundred bytes for each as long as it serves, so this
+/// bounds its memory; the largest model known to have been signed has some thousands.
+pub const MAX_RESOURCES: usize = 2_000_000;
+
+/// The name that stands for the model itself when the model is one file.
+const SELF_NAME: &str = ".";
+
+/// Which predicate a payload may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `https://model_signing/signature/v1.0`, the only one that is current.
+    V1,
+    /// `https://model_signing/Digests/v0.1`, written by v0.2 of the reference tool.
+    LegacyV02,
+}
+
+/// What was signed: every file of a model with the digests of its content.
+#[derive(Debug)]
+pub struct Manifest {
+    identity: [u8; 32],
+    subject: String,
+    root_digest: [u8; 32],
+    algorithm: Algorithm,
+    method: Method,
+    allow_symlinks: bool,
+    ignore_paths: Vec<ModelPath>,
+    single_file: bool,
+    resources: u64,
+    files: Vec<SignedFile>,
+}
+
+impl Manifest {
+    /// Parses a payload.
+    ///
+    /// # Errors
+    /// Refuses whatever two readers could take for two different models; nothing is repaired or skipped.
+    pub fn parse(payload: &[u8], format: Format) -> Result<Self, ManifestError> {
+        Self::parse_within(payload, format, MAX_RESOURCES)
+    }
+
+    /// SHA-256 of the payload: names this exact manifest, for logs and pins.
+    pub fn identity(&self) -> &[u8; 32] {
+        &self.identity
+    }
+
+    /// What the signer called the model: the statement's subject name. Informational, and empty in the
+    /// legacy format, which has no such name.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// SHA-256 over the resources' digests in listed order. It does not cover names, so it identifies
+    /// nothing.
+    pub fn root_digest(&self) -> &[u8; 32] {
+        &self.root_digest
+    }
+
+    /// The hash function of every digest in this manifest.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Bytes in every shard but a file's last; `None` for the `files` method.
+    pub fn shard_size(&self) -> Option<u64> {
+        match self.method {
+            Method::Files => None,
+            Method::Shards { shard_size } => Some(shard_size),
+        }
+    }
+
+    /// Whether the signer followed symbolic links. Informational: what is followed is the operator's choice.
+    pub fn allow_symlinks(&self) -> bool {
+        self.allow_symlinks
+    }
+
+    /// What the signer left out. No signed file is one of these or lies beneath one.
+    pub fn ignore_paths(&self) -> &[ModelPath] {
+        &self.ignore_paths
+    }
+
+    /// Whether the model is one file (resource `.`): then the only file bears the subject's name.
+    pub fn is_single_file(&self) -> bool {
+        self.single_file
+    }
+
+    /// In byte order of their paths, each once; never empty.
+    pub fn files(&self) -> &[SignedFile] {
+        &self.files
+    }
+
+    /// The same, for whoever keeps them.
+    pub fn into_files(self) -> Vec<SignedFile> {
+        self.files
+    }
+
+    /// How many resources were signed: files, or the shards of all files.
+    pub fn resources(&self) -> u64 {
+        self.resources
+    }
+
+    fn parse_within(payload: &[u8], format: Format, max_resources: usize) -> Result<Self, ManifestError> {
+        let (listing, stated_root) = match format {
+            Format::V1 => statement::read_v1(payload)?,
+            Format::LegacyV02 => statement::read_legacy(payload)?,
+        };
+        if listing.resources.is_empty() {
+            return Err(ManifestError::NoResources);
+        }
+        if listing.resources.len() > max_resources {
+            return Err(ManifestError::TooManyResources {
+                found: listing.resources.len(),
+                limit: max_resources,
+            });
+        }
+        let digests = ListedDigests::read(&listing)?;
+        let root_digest = digests.root();
+        stated_root.compare(root_digest)?;
+        let (files, single_file) = match listing.method {
+            Method::Files => whole_files(&listing, &digests)?,
+            Method::Shards { shard_size } => shards::sharded_files(&listing, &digests, shard_size)?,
+        };
+        names::refuse_ignored(&files, &listing.ignore_paths)?;
+        Ok(Self {
+            identity: digest::sha256(payload),
+            subject: listing.subject.into_owned(),
+            root_digest,
+            algorithm: listing.algorithm,
+            method: listing.method,
+            allow_symlinks: listing.allow_symlinks,
+            ignore_paths: listing.ignore_paths,
+            single_file,
+            resources: u64::try_from(listing.resources.len()).unwrap_or(u64::MAX),
+            files,
+        })
+    }
+}
+
+/// One signed file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedFile {
+    path: ModelPath,
+    content: SignedContent,
+}
+
+impl SignedFile {
+    /// Where it stands in the model.
+    pub fn path(&self) -> &ModelPath {
+        &self.path
+    }
+
+    /// What its content must be.
+    pub fn content(&self) -> &SignedContent {
+        &self.content
+    }
+}
+
+/// How a file's content was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignedContent {
+    /// One digest over all of it. The size is not signed (OMS 6.3.1).
+    Whole(Digest),
+    /// One digest per consecutive range; the size is signed.
+    Shards(Shards),
+}
+
+/// The digests of all resources, in the order in which they are listed.
+struct ListedDigests {
+    algorithm: Algorithm,
+    bytes: Vec<u8>,
+}
+
+impl ListedDigests {
+    fn read(listing: &Listing<'_>) -> Result<Self, ManifestError> {
+        let plain = listing.algorithm.id();
+        // The references write `sha256-sharded-1000`, OMS 6.3.2 demands `sha256`: both are about.
+        let mangled = match listing.method {
+            Method::Files => None,
+            Method::Shards { shard_size } => Some(format!("{plain}-sharded-{shard_size}")),
+        };
+        let mut bytes = Vec::with_capacity(listing.resources.len() * listing.algorithm.digest_bytes());
+        for resource in &listing.resources {
+            if resource.algorithm != plain && Some(&*resource.algorithm) != mangled.as_deref() {
+                return Err(ManifestError::AlgorithmMismatch {
+                    name: resource.name.to_string(),
+                    expected: listing.algorithm,
+                    found: resource.algorithm.to_string(),
+                });
+            }
+            let digest = Digest::from_hex(listing.algorithm, &resource.digest).map_err(|cause| {
+                ManifestError::Digest {
+                    name: resource.name.to_string(),
+                    cause,
+                }
+            })?;
+            bytes.extend_from_slice(digest.as_bytes());
+        }
+        Ok(Self {
+            algorithm: listing.algorithm,
+            bytes,
+        })
+    }
+
+    /// Always SHA-256, whatever the resources were hashed with (OMS 6.5.1).
+    fn root(&self) -> [u8; 32] {
+        digest::sha256(&self.bytes)
+    }
+
+    /// The digest of the resource that was listed at `index`.
+    fn at(&self, index: usize) -> Option<&[u8]> {
+        self.bytes.chunks_exact(self.algorithm.digest_bytes()).nth(index)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Digest> {
+        self.bytes
+            .chunks_exact(self.algorithm.digest_bytes())
+            .filter_map(|bytes| Digest::from_bytes(self.algorithm, bytes))
+    }
+}
+
+fn whole_files(
+    listing: &Listing<'_>,
+    digests: &ListedDigests,
+) -> Result<(Vec<SignedFile>, bool), ManifestError> {
+    if let [only] = listing.resources.as_slice()
+        && only.name == SELF_NAME
+    {
+        let path = single_file_path(&listing.subject)?;
+        let content = digests.iter().map(SignedContent::Whole);
+        return Ok((
+            content
+                .map(|content| SignedFile {
+                    path: path.clone(),
+                    content,
+                })
+                .collect(),
+            true,
+        ));
+    }
+    let mut files = Vec::with_capacity(listing.resources.len());
+    for (Resource { name, .. }, digest) in listing.resources.iter().zip(digests.iter()) {
+        files.push(SignedFile {
+            path: listed_path(name)?,
+            content: SignedContent::Whole(digest),
+        });
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    names::refuse_conflicts(&files)?;
+    Ok((files, false))
+}
+
+/// The path of a file in a model that is a directory.
+fn listed_path(name: &str) -> Result<ModelPath, ManifestError> {
+    if name == SELF_NAME {
+        return Err(ManifestError::SelfAmongOthers);
+    }
+    ModelPath::parse(name).map_err(|cause| ManifestError::Name {
+        name: name.to_owned(),
+        cause,
+    })
+}
+
+/// The path of the only file in a model that is a file: `.` has no name of its own, the subject has.
+fn single_file_path(subject: &str) -> Result<ModelPath, ManifestError> {
+    let path = ModelPath::parse(subject).map_err(|cause| ManifestError::SingleFileName {
+        subject: subject.to_owned(),
+        cause,
+    })?;
+    if path.components().count() != 1 {
+        return Err(ManifestError::SingleFileInDirectory {
+            subject: subject.to_owned(),
+        });
+    }
+    Ok(path)
+}

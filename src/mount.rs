@@ -1,0 +1,373 @@
+//! The mount: mount point, kernel session, signals, unmounting.
+//!
+//! A [`Session`] exists only when the kernel has been answered; it ends when somebody unmounts, or when a
+//! signal makes it unmount itself. A daemon that dies leaves a mount that answers ENOTCONN, never an empty
+//! directory.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::fs::{ModelFs, Report, XATTR_PREFIX};
+use crate::fuse::FuseAdapter;
+use crate::sys;
+
+mod attach;
+mod table;
+
+pub use table::mounted;
+
+/// The file system type that the mount table shows.
+pub const TYPE: &str = "fuse.modelfs";
+
+/// Threads that take requests from the kernel. They only decode and hand over, so two keep up; a third
+/// would wait for the same device.
+const KERNEL_THREADS: usize = 2;
+
+/// How a model is mounted.
+#[derive(Clone, Debug, Default)]
+pub struct MountOptions {
+    /// Let other users read.
+    pub allow_other: bool,
+    /// Let readers map files executably. Files are never executable by mode.
+    pub allow_exec: bool,
+    /// What the mount table shows as the source.
+    pub source_name: PathBuf,
+}
+
+/// A mount that is being served.
+#[derive(Debug)]
+pub struct Session {
+    mountpoint: PathBuf,
+    background: fuser::BackgroundSession,
+}
+
+impl Session {
+    /// Mounts, and returns when the kernel has been answered: serving has begun.
+    ///
+    /// # Errors
+    /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
+    pub fn start(fs: ModelFs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        let mountpoint = prepare(mountpoint)?;
+        if let Err(e) = sys::harden() {
+            log::warn!("this process could not be shut off from debuggers and core files: {e}");
+        }
+        let (uid, gid) = (
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+        );
+        let device = attach::attach(&mountpoint, options)?;
+        let serve = || -> io::Result<fuser::BackgroundSession> {
+            let mut config = fuser::Config::default();
+            config.n_threads = Some(KERNEL_THREADS);
+            config.clone_fd = true;
+            let acl = match options.allow_other {
+                true => fuser::SessionACL::All,
+                false => fuser::SessionACL::Owner,
+            };
+            let adapter = FuseAdapter::new(Arc::new(fs), uid, gid);
+            fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
+        };
+        match serve() {
+            Ok(background) => Ok(Self {
+                mountpoint,
+                background,
+            }),
+            Err(e) => {
+                if let Err(e) = attach::detach(&mountpoint, attach::Detach::Lazily) {
+                    log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
+                }
+                Err(MountError::Session { mountpoint, error: e })
+            }
+        }
+    }
+
+    /// Serves until somebody unmounts, or until SIGTERM, SIGINT or SIGHUP unmounts.
+    ///
+    /// # Errors
+    /// When the signals cannot be taken over, or the connection to the kernel breaks.
+    pub fn wait(self) -> Result<(), MountError> {
+        let Self {
+            mountpoint,
+            background,
+        } = self;
+        let failed = |error| MountError::Session {
+            mountpoint: mountpoint.clone(),
+            error,
+        };
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+        let handle = signals.handle();
+        let at = mountpoint.clone();
+        let on_signal = std::thread::Builder::new().name("signals".into()).spawn(move || {
+            // One signal is enough; a second one finds the mount gone or going.
+            signals.forever().next().is_some_and(|signal| {
+                log::info!("{}: signal {signal}, unmounting", at.display());
+                stop(&at)
+            })
+        });
+        let on_signal = on_signal.map_err(failed)?;
+        let served = background.join();
+        handle.close();
+        let stopped = on_signal.join().unwrap_or(false);
+        served.or_else(|e| if stopped { Ok(()) } else { Err(failed(e)) })
+    }
+
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+}
+
+/// Unmounts because a signal says so. With files open the mount leaves the tree at once and this process
+/// ends: their readers get an error, and none waits for the others.
+fn stop(mountpoint: &Path) -> bool {
+    match attach::detach(mountpoint, attach::Detach::WhenIdle) {
+        Ok(()) => return true,
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+        Err(e) => log::warn!("{}: {e}; unmounting it lazily", mountpoint.display()),
+    }
+    match attach::detach(mountpoint, attach::Detach::Lazily) {
+        Ok(()) => std::process::exit(0),
+        Err(e) => {
+            log::error!("{}: cannot be unmounted: {e}", mountpoint.display());
+            false
+        }
+    }
+}
+
+/// Checks that something can be mounted here. What a dead daemon left behind is taken away first.
+fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
+    let failed = |problem| MountError::MountPoint {
+        path: mountpoint.to_owned(),
+        problem,
+    };
+    if let Err(e) = mountpoint.metadata()
+        && e.raw_os_error() == Some(libc::ENOTCONN)
+        && table::find(&absolute(mountpoint)).is_some()
+    {
+        log::info!(
+            "{}: a server that is gone left a mount; taking it away",
+            mountpoint.display()
+        );
+        attach::detach(&absolute(mountpoint), attach::Detach::Lazily)
+            .map_err(|e| failed(Problem::Stale(e)))?;
+    }
+    let path = mountpoint.canonicalize().map_err(|e| failed(Problem::from(e)))?;
+    if table::find(&path).is_some() {
+        return Err(failed(Problem::Mounted));
+    }
+    let mut entries = path.read_dir().map_err(|e| failed(Problem::from(e)))?;
+    if entries.next().is_some() {
+        return Err(failed(Problem::NotEmpty));
+    }
+    Ok(path)
+}
+
+/// Unmounts what is mounted here.
+///
+/// # Errors
+/// When no model is mounted here, or files of it are in use.
+pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
+    let path = absolute(mountpoint);
+    let failed = |problem| MountError::MountPoint {
+        path: mountpoint.to_owned(),
+        problem,
+    };
+    if table::find(&path).is_none() {
+        return Err(failed(Problem::NotMounted));
+    }
+    attach::detach(&path, attach::Detach::WhenIdle).map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => failed(Problem::Busy),
+        _ => failed(Problem::Io(e)),
+    })
+}
+
+/// Asks a mount for its report.
+///
+/// # Errors
+/// When no model is mounted here, or its server is gone.
+pub fn status(mountpoint: &Path) -> Result<Report, MountError> {
+    let failed = |problem| MountError::MountPoint {
+        path: mountpoint.to_owned(),
+        problem,
+    };
+    let mut value = vec![0; MAX_XATTR_BYTES];
+    let name = format!("{XATTR_PREFIX}status");
+    let path = absolute(mountpoint);
+    // The attribute alone proves nothing: any file system can carry one of that name.
+    if table::find(&path).is_none() {
+        return Err(failed(Problem::NotMounted));
+    }
+    let size = rustix::fs::lgetxattr(&path, name.as_str(), value.as_mut_slice()).map_err(|e| match e {
+        rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP => failed(Problem::NotMounted),
+        rustix::io::Errno::NOTCONN => failed(Problem::Dead),
+        e => failed(Problem::from(io::Error::from(e))),
+    })?;
+    value.truncate(size);
+    serde_json::from_slice(&value).map_err(|_| failed(Problem::NotMounted))
+}
+
+/// Largest value of an extended attribute in bytes (xattr(7)).
+const MAX_XATTR_BYTES: usize = 64 * 1024;
+
+/// Makes a path absolute without asking the file system about its last component, which may be a mount whose
+/// server is gone.
+fn absolute(path: &Path) -> PathBuf {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            parent
+                .canonicalize()
+                .map_or_else(|_| path.to_owned(), |parent| parent.join(name))
+        }
+        _ => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
+/// Why nothing is mounted, or something still is.
+#[derive(Debug)]
+pub enum MountError {
+    /// The mount point does not serve.
+    MountPoint {
+        /// As it was given.
+        path: PathBuf,
+        /// What is the matter.
+        problem: Problem,
+    },
+    /// `/dev/fuse` cannot be used.
+    NoDevice(io::Error),
+    /// The system refused to mount.
+    Refused {
+        /// Where.
+        mountpoint: PathBuf,
+        /// What it said.
+        message: String,
+    },
+    /// There is no `fusermount3`, which mounts for users other than root.
+    NoHelper(io::Error),
+    /// The conversation with the kernel failed.
+    Session {
+        /// Where.
+        mountpoint: PathBuf,
+        /// How.
+        error: io::Error,
+    },
+}
+
+/// What is the matter with a mount point.
+#[derive(Debug)]
+pub enum Problem {
+    /// It does not exist.
+    Missing,
+    /// It is not a directory.
+    NotDirectory,
+    /// Something lies in it, which the mount would hide.
+    NotEmpty,
+    /// A model is mounted there.
+    Mounted,
+    /// No model is mounted there.
+    NotMounted,
+    /// Files of the mounted model are open.
+    Busy,
+    /// The server of the mount is gone.
+    Dead,
+    /// The mount of a server that is gone cannot be taken away.
+    Stale(io::Error),
+    /// The file system refuses.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => Self::Missing,
+            Some(libc::ENOTDIR) => Self::NotDirectory,
+            Some(libc::ENOTCONN) => Self::Dead,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MountPoint { path, problem } => {
+                let path = crate::path::Escaped(path.as_os_str().as_encoded_bytes());
+                match problem {
+                    Problem::Missing => {
+                        write!(f, "{path}: the mount point does not exist; create it with mkdir")
+                    }
+                    Problem::NotDirectory => {
+                        write!(f, "{path}: the mount point is not a directory; name one")
+                    }
+                    Problem::NotEmpty => {
+                        write!(f, "{path}: the mount point is not empty; name an empty directory")
+                    }
+                    Problem::Mounted => {
+                        write!(
+                            f,
+                            "{path}: a model is mounted here; unmount it first with modelfs unmount"
+                        )
+                    }
+                    Problem::NotMounted => write!(
+                        f,
+                        "{path}: no model is mounted here; findmnt -t {TYPE} lists them"
+                    ),
+                    Problem::Busy => {
+                        write!(
+                            f,
+                            "{path}: files of the model are in use; fuser -vm {path} shows by whom"
+                        )
+                    }
+                    Problem::Dead => {
+                        write!(
+                            f,
+                            "{path}: the server of this mount is gone; modelfs unmount takes it away"
+                        )
+                    }
+                    Problem::Stale(e) => {
+                        write!(
+                            f,
+                            "{path}: the mount of a server that is gone cannot be taken away: {e}"
+                        )
+                    }
+                    Problem::Io(e) => write!(f, "{path}: {e}"),
+                }
+            }
+            Self::NoDevice(e) => write!(
+                f,
+                "/dev/fuse: {e}; load the fuse module, or give this container the device and the right to use it"
+            ),
+            Self::Refused { mountpoint, message } => {
+                write!(
+                    f,
+                    "{}: the system refused to mount: {message}",
+                    mountpoint.display()
+                )
+            }
+            Self::NoHelper(e) => {
+                write!(
+                    f,
+                    "fusermount3: {e}; install the package fuse3, which mounts for users other than root"
+                )
+            }
+            Self::Session { mountpoint, error } => {
+                write!(
+                    f,
+                    "{}: the conversation with the kernel failed: {error}",
+                    mountpoint.display()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for MountError {}

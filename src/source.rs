@@ -1,0 +1,258 @@
+//! The source: the untrusted model directory, opened beneath its root and read at positions.
+//!
+//! Nothing that comes from here is believed: bytes go to [`crate::verify`], and a size only says how much
+//! to hash. What this module does keep true is that no name leads out of the model or into a device, and
+//! that no source is ever mapped.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
+
+use crate::path::{Escaped, ModelPath};
+use crate::sys::{self, Resolve};
+
+mod walk;
+pub use walk::{Entry, EntryKind};
+
+/// Whether symbolic links in the source are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// A link is a file of the wrong type.
+    Refuse,
+    /// A link stands for the regular file it leads to, inside the model or not: the digest decides.
+    Follow,
+}
+
+/// An untrusted model: a directory, or one regular file.
+#[derive(Debug)]
+pub struct ModelDir {
+    path: PathBuf,
+    root: Root,
+    links: Links,
+}
+
+#[derive(Debug)]
+enum Root {
+    Directory(OwnedFd),
+    /// The directory that holds the file, so that the file can be found anew by its name.
+    File {
+        parent: OwnedFd,
+        name: Vec<u8>,
+    },
+}
+
+impl ModelDir {
+    /// Opens a model for finding files in it; the root is held from now on, whatever its name comes to mean.
+    ///
+    /// # Errors
+    /// When there is neither a directory nor a regular file.
+    pub fn open(model: &Path, links: Links) -> Result<Self, SourceError> {
+        let here = |what: What| SourceError {
+            name: model.as_os_str().as_bytes().to_vec(),
+            what,
+        };
+        let path = model.canonicalize().map_err(|e| here(What::from(e)))?;
+        let kind = path.metadata().map_err(|e| here(What::from(e)))?;
+        let open = |dir: &Path| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            openat(CWD, dir, flags, Mode::empty()).map_err(|e| here(What::from(io::Error::from(e))))
+        };
+        let root = if kind.is_dir() {
+            Root::Directory(open(&path)?)
+        } else if kind.is_file() {
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => Root::File {
+                    parent: open(parent)?,
+                    name: name.as_bytes().to_vec(),
+                },
+                _ => return Err(here(What::NotRegular("no file name"))),
+            }
+        } else {
+            return Err(here(What::NotRegular("neither a directory nor a regular file")));
+        };
+        Ok(Self { path, root, links })
+    }
+
+    /// The canonical path it was opened at, for people.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the model is one file rather than a directory.
+    pub fn is_file(&self) -> bool {
+        matches!(self.root, Root::File { .. })
+    }
+
+    /// Finds a regular file and tells its size, without opening it. For a model of one file the name is
+    /// not used.
+    ///
+    /// # Errors
+    /// When nothing is there, or something that is no regular file.
+    pub fn size_of(&self, path: &ModelPath) -> Result<u64, SourceError> {
+        Ok(self.find(path)?.1)
+    }
+
+    /// Opens a regular file for reading.
+    ///
+    /// # Errors
+    /// As [`ModelDir::size_of`], and when it may not be read.
+    pub fn open_file(&self, path: &ModelPath) -> Result<SourceFile, SourceError> {
+        let (found, size) = self.find(path)?;
+        let file = sys::reopen(&found).map_err(|e| SourceError::at(path, e))?;
+        Ok(SourceFile { file, size })
+    }
+
+    fn find(&self, path: &ModelPath) -> Result<(OwnedFd, u64), SourceError> {
+        let (root, name) = match &self.root {
+            Root::Directory(root) => (root, path.as_str().as_bytes()),
+            Root::File { parent, name } => (parent, name.as_slice()),
+        };
+        let resolve = match self.links {
+            Links::Refuse => Resolve::Beneath,
+            Links::Follow => Resolve::Links,
+        };
+        let found = sys::find(root.as_fd(), name, resolve).map_err(|e| SourceError::at(path, e))?;
+        let stat = rustix::fs::fstat(&found).map_err(|e| SourceError::at(path, e.into()))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            other => {
+                return Err(SourceError {
+                    name: path.as_str().into(),
+                    what: What::NotRegular(kind_name(other)),
+                });
+            }
+        }
+        let size = u64::try_from(stat.st_size).map_err(|_| SourceError {
+            name: path.as_str().into(),
+            what: What::Io(io::Error::other("the file system reports a negative size")),
+        })?;
+        Ok((found, size))
+    }
+}
+
+/// An open, untrusted file.
+#[derive(Debug)]
+pub struct SourceFile {
+    file: File,
+    size: u64,
+}
+
+impl SourceFile {
+    /// The size in bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads into a buffer of ours until it is full or the file ends; returns how much it read.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
+            match self.file.read_at(rest, at) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(filled)
+    }
+
+    #[cfg(feature = "planted-faults")]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Why a name in the source could not be used.
+#[derive(Debug)]
+pub struct SourceError {
+    name: Vec<u8>,
+    what: What,
+}
+
+/// What was found instead of a readable regular file.
+#[derive(Debug)]
+pub enum What {
+    /// Nothing has this name.
+    Missing,
+    /// A symbolic link, which may not be followed.
+    Link,
+    /// The name leads across a mount point or out of the model.
+    Outside,
+    /// Something else than a regular file.
+    NotRegular(&'static str),
+    /// The file system refused.
+    Io(io::Error),
+}
+
+impl SourceError {
+    pub(crate) fn at(path: &ModelPath, error: io::Error) -> Self {
+        Self {
+            name: path.as_str().into(),
+            what: What::from(error),
+        }
+    }
+
+    /// What was found.
+    pub fn what(&self) -> &What {
+        &self.what
+    }
+}
+
+impl From<io::Error> for What {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => Self::Missing,
+            // A file stands where the manifest needs a directory: the file we want is not there.
+            Some(libc::ENOTDIR) => Self::NotRegular("beneath something that is not a directory"),
+            Some(libc::ELOOP) => Self::Link,
+            Some(libc::EXDEV) => Self::Outside,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", Escaped(&self.name))?;
+        match &self.what {
+            What::Missing => write!(f, "missing"),
+            What::Link => write!(f, "a symbolic link, which is followed only with --allow-symlinks"),
+            What::Outside => write!(f, "leads across a mount point or out of the model"),
+            What::NotRegular(found) => write!(f, "not a regular file but {found}"),
+            What::Io(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl std::error::Error for SourceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.what {
+            What::Io(e) => e.source(),
+            _ => None,
+        }
+    }
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "something unknown",
+    }
+}

@@ -1,0 +1,82 @@
+//! The operating system: the calls whose exact flags matter, and the only place where `unsafe` may stand.
+//!
+//! Everything here is a thin, safe wrapper; today only the planted faults of the tests need `unsafe`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+
+#[cfg(feature = "planted-faults")]
+mod fault_map;
+#[cfg(feature = "planted-faults")]
+pub use fault_map::mapped_copy;
+
+/// What resolving a name beneath a root may do on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolve {
+    /// Stay beneath the root, follow no link of any kind, cross no mount point.
+    Beneath,
+    /// Follow symbolic links, also out of the root; never the kernel's magic links.
+    Links,
+}
+
+/// Finds a name beneath `root` without opening what it leads to: no driver runs, no FIFO blocks.
+///
+/// # Errors
+/// `ELOOP` for a link, `EXDEV` for a way out of the root or another mount, and what `openat2` says.
+pub fn find(root: BorrowedFd<'_>, name: &[u8], resolve: Resolve) -> io::Result<OwnedFd> {
+    let resolve = match resolve {
+        // No O_NOFOLLOW: together with O_PATH it would open a link at the end instead of refusing it.
+        Resolve::Beneath => {
+            ResolveFlags::BENEATH
+                | ResolveFlags::NO_SYMLINKS
+                | ResolveFlags::NO_MAGICLINKS
+                | ResolveFlags::NO_XDEV
+        }
+        Resolve::Links => ResolveFlags::NO_MAGICLINKS,
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    // EAGAIN: something was renamed while the kernel checked that it stays beneath; asking again is right.
+    for _ in 0..MAX_RESOLVE_RETRIES {
+        match openat2(root, name, flags, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::AGAIN) => {}
+            other => return other.map_err(io::Error::from),
+        }
+    }
+    Err(rustix::io::Errno::AGAIN.into())
+}
+
+/// How often a lookup that raced with a rename is tried again. Whoever renames faster than this only
+/// costs availability.
+const MAX_RESOLVE_RETRIES: u32 = 128;
+
+/// Opens for reading what [`find`] found: the same inode, whatever its name leads to by now.
+///
+/// # Errors
+/// What `open` says; `/proc` must be mounted.
+pub fn reopen(found: &OwnedFd) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let name = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
+    Ok(File::from(openat(CWD, name, flags, Mode::empty())?))
+}
+
+/// Makes this process hard to tamper with for others of its user: no debugger, no core file and, for root,
+/// no way to gain privileges by executing something. An ordinary user's server must still execute the set-uid
+/// helper that unmounts.
+///
+/// # Errors
+/// What the system says.
+pub fn harden() -> io::Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    let none = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+    if rustix::process::geteuid().is_root() {
+        rustix::thread::set_no_new_privs(true)?;
+    }
+    Ok(())
+}

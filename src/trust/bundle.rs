@@ -1,0 +1,646 @@
+//! Sigstore bundles, version 0.3: from bytes to a [`Bundle`] of the right shape.
+//!
+//! A `Bundle` has exactly one kind of verification material, one DSSE envelope and one signature; fields
+//! that we do not know are refused, because what another program would read from them is unknown too.
+//! Nothing in a `Bundle` is trusted: that takes [`crate::trust::TrustAnchors::verify`].
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::json;
+use crate::json::Ignored;
+use crate::json::JsonError;
+use crate::path::Escaped;
+use crate::trust::base64;
+use crate::trust::base64::Base64Error;
+use crate::trust::dsse::Envelope;
+use crate::trust::dsse::EnvelopeError;
+use crate::trust::dsse::PAYLOAD_TYPE;
+
+/// Largest bundle in bytes. A million resources take about 210 MB; parsing takes memory in proportion, so
+/// the limit is what an attacker's bundle can cost.
+pub const MAX_BUNDLE_BYTES: usize = 256 << 20;
+
+/// Most certificates in a bundle: a leaf, eight intermediates and a root.
+pub const MAX_BUNDLE_CERTIFICATES: usize = 10;
+
+/// Longest hint in bytes. A real one has 64; it is repeated in a message.
+pub const MAX_HINT_BYTES: usize = 256;
+
+/// The only media type that OMS has.
+pub const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+
+/// A Sigstore bundle whose shape is right; nothing in it is trusted yet.
+#[derive(Debug)]
+pub struct Bundle {
+    material: Material,
+    envelope: Envelope,
+}
+
+impl Bundle {
+    /// Parses a bundle.
+    ///
+    /// # Errors
+    /// Refuses what is not strict JSON or not of the one shape that OMS has.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
+        if bytes.len() > MAX_BUNDLE_BYTES {
+            return Err(BundleError::TooLarge { bytes: bytes.len() });
+        }
+        let text: BundleText = json::parse(bytes).map_err(BundleError::Json)?;
+        match text.media_type {
+            Some(found) if found == MEDIA_TYPE => {}
+            found => {
+                return Err(BundleError::MediaType {
+                    found: found.map(|found| excerpt(&found)),
+                });
+            }
+        }
+        if text.message_signature.is_some() {
+            return Err(BundleError::MessageSignature);
+        }
+        let material = text
+            .verification_material
+            .ok_or(BundleError::NoMaterial)?
+            .parse(bytes)?;
+        let envelope = text.dsse_envelope.ok_or(BundleError::NoEnvelope)?.parse()?;
+        Ok(Self { material, envelope })
+    }
+
+    /// How it is signed.
+    pub fn method(&self) -> Method {
+        match self.material {
+            Material::Key { .. } => Method::Key,
+            Material::Certificate { .. } => Method::Certificate,
+            Material::Sigstore { .. } => Method::Sigstore,
+        }
+    }
+
+    pub(super) fn material(&self) -> &Material {
+        &self.material
+    }
+
+    pub(super) fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+}
+
+/// The OMS signing methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// With a bare key.
+    Key,
+    /// With a certificate under the operator's own roots.
+    Certificate,
+    /// With a short-lived certificate from a Sigstore instance ("keyless").
+    Sigstore,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Certificate => "certificate",
+            Self::Sigstore => "sigstore",
+        })
+    }
+}
+
+/// What the bundle offers to verify it with.
+pub(super) enum Material {
+    /// A key, which it does not carry; at most it says which.
+    Key { hint: Option<String> },
+    /// DER certificates, the signer's first; never empty.
+    Certificate { leaf: Vec<u8>, rest: Vec<Vec<u8>> },
+    /// A Fulcio certificate with evidence of its time. A Sigstore verifier reads the bundle's own bytes,
+    /// so they are kept as they came.
+    Sigstore { bundle: Box<[u8]> },
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { hint } => f.debug_struct("Key").field("hint", hint).finish(),
+            Self::Certificate { rest, .. } => {
+                write!(f, "Certificate {{ {} certificates }}", 1 + rest.len())
+            }
+            Self::Sigstore { bundle } => write!(f, "Sigstore {{ {} bytes }}", bundle.len()),
+        }
+    }
+}
+
+// Fields are optional here and required above, so that what is missing gets a sentence of its own; `null`
+// means absent, as in protobuf's JSON.
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct BundleText<'a> {
+    #[serde(borrow)]
+    media_type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    verification_material: Option<MaterialText<'a>>,
+    #[serde(borrow)]
+    dsse_envelope: Option<EnvelopeText<'a>>,
+    message_signature: Option<Ignored>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct MaterialText<'a> {
+    #[serde(borrow)]
+    public_key: Option<PublicKeyText<'a>>,
+    #[serde(borrow, rename = "x509CertificateChain")]
+    x509_certificate_chain: Option<ChainText<'a>>,
+    #[serde(borrow)]
+    certificate: Option<CertificateText<'a>>,
+    // Evidence that only a Sigstore verifier reads, from the bundle's own bytes.
+    #[serde(rename = "tlogEntries")]
+    _tlog_entries: Option<Ignored>,
+    #[serde(rename = "timestampVerificationData")]
+    _timestamps: Option<Ignored>,
+}
+
+impl MaterialText<'_> {
+    fn parse(self, bundle: &[u8]) -> Result<Material, BundleError> {
+        match (self.public_key, self.x509_certificate_chain, self.certificate) {
+            (Some(key), None, None) => key.parse(),
+            (None, Some(chain), None) => chain.parse(),
+            (None, None, Some(leaf)) => {
+                leaf.parse(0)?;
+                Ok(Material::Sigstore {
+                    bundle: bundle.into(),
+                })
+            }
+            (None, None, None) => Err(BundleError::NoMaterial),
+            _ => Err(BundleError::SeveralMaterials),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PublicKeyText<'a> {
+    #[serde(borrow)]
+    hint: Option<Cow<'a, str>>,
+    // v0.3.1 to v1.0.1 of the reference tool put the signer's key here. A key from the bundle proves
+    // nothing, so it is not even looked at.
+    #[serde(rename = "rawBytes")]
+    _raw_bytes: Option<Ignored>,
+    #[serde(rename = "keyDetails")]
+    _key_details: Option<Ignored>,
+    #[serde(rename = "validFor")]
+    _valid_for: Option<Ignored>,
+}
+
+impl PublicKeyText<'_> {
+    fn parse(self) -> Result<Material, BundleError> {
+        // Protobuf's JSON does not tell an empty string from an absent one.
+        let hint = self.hint.filter(|hint| !hint.is_empty());
+        match hint {
+            Some(hint) if hint.len() > MAX_HINT_BYTES => Err(BundleError::HintTooLong { bytes: hint.len() }),
+            hint => Ok(Material::Key {
+                hint: hint.map(Cow::into_owned),
+            }),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChainText<'a> {
+    #[serde(borrow, default)]
+    certificates: Vec<CertificateText<'a>>,
+}
+
+impl ChainText<'_> {
+    fn parse(self) -> Result<Material, BundleError> {
+        let count = self.certificates.len();
+        if count > MAX_BUNDLE_CERTIFICATES {
+            return Err(BundleError::TooManyCertificates { count });
+        }
+        let mut certificates = self.certificates.into_iter().enumerate();
+        let Some((_, leaf)) = certificates.next() else {
+            return Err(BundleError::EmptyChain);
+        };
+        Ok(Material::Certificate {
+            leaf: leaf.parse(0)?,
+            rest: certificates
+                .map(|(index, certificate)| certificate.parse(index))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct CertificateText<'a> {
+    #[serde(borrow)]
+    raw_bytes: Cow<'a, str>,
+}
+
+impl CertificateText<'_> {
+    fn parse(self, index: usize) -> Result<Vec<u8>, BundleError> {
+        base64::decode(&self.raw_bytes).map_err(|cause| BundleError::Certificate { index, cause })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct EnvelopeText<'a> {
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
+    #[serde(borrow)]
+    payload_type: Cow<'a, str>,
+    #[serde(borrow, default)]
+    signatures: Vec<SignatureText<'a>>,
+}
+
+impl EnvelopeText<'_> {
+    fn parse(self) -> Result<Envelope, BundleError> {
+        if self.payload_type != PAYLOAD_TYPE {
+            return Err(BundleError::PayloadType {
+                found: excerpt(&self.payload_type),
+            });
+        }
+        // The bundle's own definition: a client must reject any other number. With two, programs would
+        // differ about which one counts.
+        let [signature] = self.signatures.as_slice() else {
+            return Err(BundleError::SignatureCount {
+                count: self.signatures.len(),
+            });
+        };
+        Envelope::parse(&self.payload, &signature.sig).map_err(BundleError::Envelope)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignatureText<'a> {
+    #[serde(borrow)]
+    sig: Cow<'a, str>,
+    // "", null or absent, depending on the signer's version; unsigned, so never used.
+    #[serde(borrow, rename = "keyid")]
+    _keyid: Option<Cow<'a, str>>,
+}
+
+/// The beginning of a text from the bundle, for a message.
+fn excerpt(text: &str) -> String {
+    let shown: String = text.chars().take(EXCERPT_CHARS).collect();
+    match shown.len() == text.len() {
+        true => shown,
+        false => shown + "...",
+    }
+}
+
+/// Characters of the bundle's text that a message repeats: enough for a media type.
+const EXCERPT_CHARS: usize = 80;
+
+/// Why bytes are not a bundle.
+#[derive(Debug)]
+pub enum BundleError {
+    /// It is larger than [`MAX_BUNDLE_BYTES`].
+    TooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// It is not strict JSON, or has a field or type that a bundle has not.
+    Json(JsonError),
+    /// Its media type is not [`MEDIA_TYPE`].
+    MediaType {
+        /// The beginning of what it has instead, if anything.
+        found: Option<String>,
+    },
+    /// It has no verification material.
+    NoMaterial,
+    /// It has more than one kind of verification material.
+    SeveralMaterials,
+    /// Its hint is longer than [`MAX_HINT_BYTES`].
+    HintTooLong {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// Its certificate chain has no certificate.
+    EmptyChain,
+    /// Its certificate chain has more than [`MAX_BUNDLE_CERTIFICATES`].
+    TooManyCertificates {
+        /// How many it has.
+        count: usize,
+    },
+    /// A certificate is not base64.
+    Certificate {
+        /// Which one, from 0, the signer's.
+        index: usize,
+        /// What is wrong with it.
+        cause: Base64Error,
+    },
+    /// It has no DSSE envelope.
+    NoEnvelope,
+    /// It has a message signature, which says nothing about what the message is.
+    MessageSignature,
+    /// Its payload is not of type [`PAYLOAD_TYPE`].
+    PayloadType {
+        /// The beginning of what it is of.
+        found: String,
+    },
+    /// It has not exactly one signature.
+    SignatureCount {
+        /// How many it has.
+        count: usize,
+    },
+    /// Its envelope cannot be decoded.
+    Envelope(EnvelopeError),
+}
+
+impl fmt::Display for BundleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { bytes } => {
+                write!(f, "the bundle has {bytes} bytes, more than {MAX_BUNDLE_BYTES}")
+            }
+            Self::Json(_) => write!(f, "the bundle is not the JSON of a Sigstore bundle"),
+            Self::MediaType { found: None } => {
+                write!(f, "the bundle has no mediaType: expected {MEDIA_TYPE}")
+            }
+            Self::MediaType { found: Some(found) } => write!(
+                f,
+                "the bundle's mediaType is {}: expected {MEDIA_TYPE}",
+                Escaped(found.as_bytes())
+            ),
+            Self::NoMaterial => write!(
+                f,
+                "the bundle's verificationMaterial has none of publicKey, x509CertificateChain and certificate"
+            ),
+            Self::SeveralMaterials => write!(
+                f,
+                "the bundle's verificationMaterial has more than one of publicKey, x509CertificateChain and certificate"
+            ),
+            Self::HintTooLong { bytes } => {
+                write!(
+                    f,
+                    "the bundle's public key hint has {bytes} bytes, more than {MAX_HINT_BYTES}"
+                )
+            }
+            Self::EmptyChain => write!(f, "the bundle's x509CertificateChain has no certificates"),
+            Self::TooManyCertificates { count } => write!(
+                f,
+                "the bundle has {count} certificates, more than {MAX_BUNDLE_CERTIFICATES}"
+            ),
+            Self::Certificate { index, .. } => {
+                write!(f, "certificate {index} of the bundle is not base64")
+            }
+            Self::NoEnvelope => write!(f, "the bundle has no dsseEnvelope"),
+            Self::MessageSignature => write!(
+                f,
+                "the bundle has a messageSignature: a model is signed with a dsseEnvelope"
+            ),
+            Self::PayloadType { found } => write!(
+                f,
+                "the envelope's payloadType is {}: expected {PAYLOAD_TYPE}",
+                Escaped(found.as_bytes())
+            ),
+            Self::SignatureCount { count } => {
+                write!(f, "the envelope has {count} signatures: expected exactly one")
+            }
+            Self::Envelope(_) => write!(f, "the bundle's dsseEnvelope cannot be decoded"),
+        }
+    }
+}
+
+impl std::error::Error for BundleError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Json(cause) => Some(cause),
+            Self::Certificate { cause, .. } => Some(cause),
+            Self::Envelope(cause) => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use serde_json::json;
+
+    fn good() -> Value {
+        json!({
+            "mediaType": MEDIA_TYPE,
+            "verificationMaterial": {"publicKey": {"hint": "ab"}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": "e30=",
+                "payloadType": PAYLOAD_TYPE,
+                "signatures": [{"sig": "AA==", "keyid": ""}],
+            },
+        })
+    }
+
+    fn with(pointer: &str, value: Value) -> Vec<u8> {
+        let mut bundle = good();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        let parent = bundle.pointer_mut(parent).unwrap();
+        match parent {
+            Value::Object(map) => drop(map.insert(field.to_owned(), value)),
+            other => other[field.parse::<usize>().unwrap()] = value,
+        }
+        bundle.to_string().into_bytes()
+    }
+
+    fn without(pointer: &str) -> Vec<u8> {
+        let mut bundle = good();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        bundle
+            .pointer_mut(parent)
+            .and_then(Value::as_object_mut)
+            .unwrap()
+            .remove(field)
+            .unwrap();
+        bundle.to_string().into_bytes()
+    }
+
+    const MATERIAL: &str = "/verificationMaterial";
+    const SIGNATURE: &str = "/dsseEnvelope/signatures/0";
+
+    #[test]
+    fn every_spelling_that_signers_use_is_accepted() {
+        let certificate = json!({"rawBytes": "AA=="});
+        let cases = [
+            (good().to_string().into_bytes(), Method::Key),
+            (with("/verificationMaterial/publicKey", json!({})), Method::Key),
+            (
+                with(
+                    "/verificationMaterial/publicKey",
+                    json!({"hint": "", "rawBytes": 7, "keyDetails": "x", "validFor": {}}),
+                ),
+                Method::Key,
+            ),
+            (without("/verificationMaterial/tlogEntries"), Method::Key),
+            (
+                with("/verificationMaterial/tlogEntries", json!([{"x": [1]}])),
+                Method::Key,
+            ),
+            (
+                with("/verificationMaterial/timestampVerificationData", json!({"x": 1})),
+                Method::Key,
+            ),
+            (with(SIGNATURE, json!({"sig": "AA=="})), Method::Key),
+            (
+                with(SIGNATURE, json!({"sig": "AA==", "keyid": null})),
+                Method::Key,
+            ),
+            (with(SIGNATURE, json!({"sig": "AA==", "keyid": "x"})), Method::Key),
+            (with("/messageSignature", Value::Null), Method::Key),
+            (
+                with(
+                    MATERIAL,
+                    json!({"x509CertificateChain": {"certificates": [certificate]}}),
+                ),
+                Method::Certificate,
+            ),
+            (
+                with(MATERIAL, json!({"certificate": certificate, "tlogEntries": [{}]})),
+                Method::Sigstore,
+            ),
+        ];
+        for (bytes, want) in cases {
+            let bundle = Bundle::parse(&bytes).unwrap_or_else(|e| panic!("{e}: {}", Escaped(&bytes)));
+            assert_eq!(bundle.method(), want);
+            assert_eq!(bundle.envelope().payload(), b"{}");
+        }
+    }
+
+    #[test]
+    fn every_other_shape_is_refused_with_its_reason() {
+        let certificate = json!({"rawBytes": "AA=="});
+        let chain = |count: usize| json!({"x509CertificateChain": {"certificates": vec![certificate.clone(); count]}});
+        let cases = [
+            (b"".to_vec(), "not strict JSON"),
+            (b"[]".to_vec(), "unexpected JSON"),
+            (b"{}".to_vec(), "no mediaType"),
+            (
+                with("/mediaType", json!("application/x\n")),
+                "mediaType is application/x\\n: expected",
+            ),
+            (with("/mediaType", json!("x".repeat(1000))), "x...: expected"),
+            (with("/mediaType", Value::Null), "no mediaType"),
+            (
+                with(
+                    "/mediaType",
+                    json!("application/vnd.dev.sigstore.bundle+json;version=0.3"),
+                ),
+                "mediaType",
+            ),
+            (with("/extra", json!(1)), "unknown field"),
+            (with("/verificationMaterial/extra", json!(1)), "unknown field"),
+            (
+                with("/verificationMaterial/publicKey/extra", json!(1)),
+                "unknown field",
+            ),
+            (with("/dsseEnvelope/extra", json!(1)), "unknown field"),
+            (
+                with("/dsseEnvelope/signatures/0/extra", json!(1)),
+                "unknown field",
+            ),
+            (without(MATERIAL), "none of publicKey"),
+            (with(MATERIAL, json!({"tlogEntries": []})), "none of publicKey"),
+            (
+                with("/verificationMaterial/certificate", certificate.clone()),
+                "more than one of publicKey",
+            ),
+            (
+                with("/verificationMaterial/x509CertificateChain", json!({})),
+                "more than one of publicKey",
+            ),
+            (with(MATERIAL, chain(0)), "no certificates"),
+            (with(MATERIAL, chain(11)), "has 11 certificates, more than 10"),
+            (
+                with(
+                    MATERIAL,
+                    json!({"x509CertificateChain": {"certificates": [certificate, {"rawBytes": "A"}]}}),
+                ),
+                "certificate 1 of the bundle is not base64",
+            ),
+            (
+                with("/verificationMaterial/publicKey/hint", json!("x".repeat(257))),
+                "257 bytes",
+            ),
+            (
+                with("/verificationMaterial/publicKey/hint", json!(1)),
+                "unexpected JSON",
+            ),
+            (without("/dsseEnvelope"), "no dsseEnvelope"),
+            (with("/messageSignature", json!({})), "messageSignature"),
+            (without("/dsseEnvelope/payload"), "missing field `payload`"),
+            (
+                without("/dsseEnvelope/payloadType"),
+                "missing field `payloadType`",
+            ),
+            (
+                with("/dsseEnvelope/payloadType", json!("text/plain")),
+                "payloadType is text/plain",
+            ),
+            (without("/dsseEnvelope/signatures"), "has 0 signatures"),
+            (with("/dsseEnvelope/signatures", json!([])), "has 0 signatures"),
+            (
+                with(
+                    "/dsseEnvelope/signatures",
+                    json!([{"sig": "AA=="}, {"sig": "AA=="}]),
+                ),
+                "has 2 signatures",
+            ),
+            (
+                with(SIGNATURE, json!({"sig": "AA==", "keyid": 1})),
+                "unexpected JSON",
+            ),
+            (
+                with("/dsseEnvelope/payload", json!("e30")),
+                "payload is not base64",
+            ),
+            (with(SIGNATURE, json!({"sig": ""})), "signature is empty"),
+        ];
+        for (bytes, want) in cases {
+            let error = Bundle::parse(&bytes).expect_err(want);
+            let text = with_causes(&error);
+            assert!(text.contains(want), "{text}, not {want}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_written_twice_is_refused_wherever_it_stands() {
+        let text = good().to_string();
+        for (once, twice) in [
+            ("\"mediaType\":", "\"mediaType\":\"x\",\"mediaType\":"),
+            ("\"dsseEnvelope\":", "\"dsseEnvelope\":{},\"dsseEnvelope\":"),
+            ("\"payload\":", "\"payload\":\"\",\"p\\u0061yload\":"),
+            ("\"tlogEntries\":[]", "\"tlogEntries\":[{\"a\":1,\"a\":2}]"),
+        ] {
+            let doubled = text.replacen(once, twice, 1);
+            assert_ne!(doubled, text);
+            let error = with_causes(&Bundle::parse(doubled.as_bytes()).unwrap_err());
+            assert!(error.contains("twice"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_may_be_as_large_as_the_limit_and_no_larger() {
+        let spaces = vec![b' '; MAX_BUNDLE_BYTES + 1];
+        assert!(matches!(
+            Bundle::parse(&spaces),
+            Err(BundleError::TooLarge { bytes }) if bytes == MAX_BUNDLE_BYTES + 1
+        ));
+        assert!(matches!(Bundle::parse(&spaces[1..]), Err(BundleError::Json(_))));
+        let most = json!({"x509CertificateChain": {"certificates": vec![json!({"rawBytes": "AA=="}); 10]}});
+        assert!(Bundle::parse(&with(MATERIAL, most)).is_ok());
+        let hint = json!("x".repeat(MAX_HINT_BYTES));
+        assert!(Bundle::parse(&with("/verificationMaterial/publicKey/hint", hint)).is_ok());
+    }
+
+    fn with_causes(error: &dyn std::error::Error) -> String {
+        match error.source() {
+            Some(cause) => format!("{error}: {}", with_causes(cause)),
+            None => error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Verification: bytes leave here verified or not at all.
+//!
+//! A resource is verified once, by one thread, however many readers wait; what was read and hashed is
+//! tagged chunk by chunk, and every later read is checked against the tags in the very buffer that answers
+//! it. A source that hangs, shrinks, grows or changes costs its own readers an error and nobody else
+//! anything. What this module does not do: names, attributes, and deciding what to verify.
+
+mod chunk;
+mod engine;
+mod file;
+mod held;
+mod workers;
+
+#[cfg(feature = "planted-faults")]
+mod faults;
+#[cfg(feature = "planted-faults")]
+pub(crate) use faults::planted_panic;
+
+pub use chunk::{CHUNK_BYTES, KeyUnavailable, VerifiedBytes};
+pub use engine::{Counters, Engine, Options};
+pub use file::{Finding, ReadError, State, VerifiedFile};
+
+#[cfg(all(feature = "planted-faults", not(debug_assertions)))]
+compile_error!("planted-faults is for the tests that prove the tests: a release must not carry it");

@@ -1,0 +1,305 @@
+//! Threads that read and hash, apart from the ones that talk to the kernel.
+//!
+//! A job belongs to a file, and a file gets a few threads at most, so that a source which hangs or a file
+//! which is huge never takes the threads that other files need. A thread that is stuck in the source does
+//! not count against the limit: another one takes its place.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::chunk::VerifiedBytes;
+use super::file::{ReadError, VerifiedFile};
+
+/// Most threads that work for one file at a time. More: one slow file takes more of the machine; fewer: one
+/// file's shards verify less in parallel.
+const MAX_THREADS_PER_FILE: usize = 4;
+
+/// Most threads in all, stuck ones included. What hangs beyond that waits for its time-out.
+const MAX_THREADS: usize = 1024;
+
+/// After how long in one call to the source a thread counts as stuck.
+const STUCK: Duration = Duration::from_millis(500);
+
+/// How long a thread waits for work before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Stack of a worker in bytes: nothing here recurses, and buffers are on the heap.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Who gets the result of a job.
+pub(super) type Done = Box<dyn FnOnce(Result<VerifiedBytes, ReadError>) + Send>;
+
+/// A reply that is owed: given once, and given as an error when nobody can give it any more.
+pub(super) struct Promise(Mutex<Option<Done>>);
+
+impl Promise {
+    pub(super) fn new(done: Done) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(done))))
+    }
+
+    /// Gives the result; `false` when one was given before.
+    pub(super) fn fulfil(&self, result: Result<VerifiedBytes, ReadError>) -> bool {
+        let Some(done) = self.0.lock().take() else {
+            return false;
+        };
+        done(result);
+        true
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.fulfil(Err(ReadError::Abandoned));
+    }
+}
+
+/// Something to do for a file.
+pub(super) struct Job {
+    pub(super) file: Arc<VerifiedFile>,
+    pub(super) want: Want,
+    pub(super) promise: Arc<Promise>,
+}
+
+/// What a job is to do.
+#[derive(Clone)]
+pub(super) enum Want {
+    /// Open the file; a file with one digest is verified first.
+    Open,
+    /// Read these bytes.
+    Bytes(Range<u64>),
+    /// Verify these resources.
+    Resources(Range<usize>),
+}
+
+/// Admission to the threads, one for each file.
+#[derive(Default)]
+pub(super) struct Gate {
+    running: usize,
+    waiting: VecDeque<Job>,
+}
+
+/// What a thread is doing, for the watch to see.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// Milliseconds since the workers' start, plus one, at which the call to the source began; 0 outside.
+    in_source_since: AtomicU64,
+    current: Mutex<Option<Current>>,
+}
+
+struct Current {
+    file: Arc<VerifiedFile>,
+    promise: Arc<Promise>,
+    verifying: Option<usize>,
+    reported: bool,
+}
+
+impl Slot {
+    /// Makes a call that may hang.
+    pub(super) fn in_source<T>(&self, workers: &Workers, call: impl FnOnce() -> T) -> T {
+        self.in_source_since.store(workers.0.now() + 1, Ordering::Relaxed);
+        let result = call();
+        self.in_source_since.store(0, Ordering::Relaxed);
+        result
+    }
+
+    /// Says which resource this thread verifies.
+    pub(super) fn set_verifying(&self, index: Option<usize>) {
+        if let Some(current) = self.current.lock().as_mut() {
+            current.verifying = index;
+        }
+    }
+}
+
+/// The threads of one engine.
+pub(super) struct Workers(Arc<Shared>);
+
+struct Shared {
+    start: Instant,
+    limit: usize,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    stuck: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    ended: bool,
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Runs a job on behalf of the engine; `None` when the engine is gone.
+pub(super) type Runner = Arc<dyn Fn(Job, &Slot) -> Option<()> + Send + Sync>;
+
+impl Workers {
+    /// Threads come into being with the work, up to `limit`.
+    pub(super) fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared {
+            start: Instant::now(),
+            limit: limit.clamp(1, MAX_THREADS),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            slots: Mutex::default(),
+            stuck: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Queues a job, or lets it wait for its file's other jobs.
+    pub(super) fn submit(&self, job: Job, runner: &Runner) {
+        let file = Arc::clone(&job.file);
+        let mut gate = file.gate.lock();
+        if gate.running >= MAX_THREADS_PER_FILE {
+            gate.waiting.push_back(job);
+            return;
+        }
+        gate.running += 1;
+        drop(gate);
+        self.push(job, runner);
+    }
+
+    fn push(&self, job: Job, runner: &Runner) {
+        let mut queue = self.0.queue.lock();
+        queue.jobs.push_back(job);
+        self.0.wake.notify_one();
+        self.spawn_if_needed(&mut queue, runner);
+    }
+
+    fn spawn_if_needed(&self, queue: &mut Queue, runner: &Runner) {
+        let limit = (self.0.limit + self.0.stuck.load(Ordering::Relaxed)).min(MAX_THREADS);
+        if queue.jobs.len() <= queue.idle || queue.threads >= limit {
+            return;
+        }
+        let shared = Arc::clone(&self.0);
+        let runner = Arc::clone(runner);
+        let spawned = std::thread::Builder::new()
+            .name(format!("verify-{}", queue.threads))
+            .stack_size(STACK_BYTES)
+            .spawn(move || Workers(shared).work(&runner));
+        match spawned {
+            Ok(_) => queue.threads += 1,
+            // The job stays queued: a thread that ends its own takes it. With none at all it would wait
+            // for ever, so it fails now.
+            Err(e) if queue.threads == 0 => {
+                log::error!("no thread can be started to read the model: {e}");
+                queue.jobs.clear();
+            }
+            Err(e) => log::warn!("no further thread can be started: {e}"),
+        }
+    }
+
+    fn work(self, runner: &Runner) {
+        let slot = Arc::new(Slot::default());
+        self.0.slots.lock().push(Arc::clone(&slot));
+        while let Some(job) = self.next() {
+            let file = Arc::clone(&job.file);
+            *slot.current.lock() = Some(Current {
+                file: Arc::clone(&file),
+                promise: Arc::clone(&job.promise),
+                verifying: None,
+                reported: false,
+            });
+            let ran = catch_unwind(AssertUnwindSafe(|| runner(job, &slot)));
+            slot.in_source_since.store(0, Ordering::Relaxed);
+            *slot.current.lock() = None;
+            let next = {
+                let mut gate = file.gate.lock();
+                let next = gate.waiting.pop_front();
+                if next.is_none() {
+                    gate.running = gate.running.saturating_sub(1);
+                }
+                next
+            };
+            if let Some(next) = next {
+                self.push(next, runner);
+            }
+            match ran {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(_) => log::error!("a read of {} panicked; this is a bug of modelfs", file.path()),
+            }
+        }
+        self.0.slots.lock().retain(|other| !Arc::ptr_eq(other, &slot));
+        self.0.queue.lock().threads -= 1;
+    }
+
+    /// The next job; `None` after a while without one.
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.0.queue.lock();
+        let until = Instant::now() + IDLE;
+        loop {
+            if queue.ended {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            queue.idle += 1;
+            let waited = self.0.wake.wait_until(&mut queue, until);
+            queue.idle -= 1;
+            if waited.timed_out() && queue.jobs.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    /// Looks after threads that are stuck in the source: starts others in their place, and fails what waits
+    /// for longer than `patience`.
+    pub(super) fn watch(&self, patience: Duration, runner: &Runner) {
+        let now = self.0.now();
+        let slots = self.0.slots.lock().clone();
+        let stuck_for = |slot: &Slot| match slot.in_source_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis((now + 1).saturating_sub(since)),
+        };
+        let stuck = slots.iter().filter(|slot| stuck_for(slot) > STUCK).count();
+        self.0.stuck.store(stuck, Ordering::Relaxed);
+        self.spawn_if_needed(&mut self.0.queue.lock(), runner);
+        for slot in slots.iter().filter(|slot| stuck_for(slot) > patience) {
+            let (file, promise, mut late) = {
+                let mut current = slot.current.lock();
+                let Some(current) = current.as_mut() else { continue };
+                if !std::mem::replace(&mut current.reported, true) {
+                    log::warn!(
+                        "{}: the source does not answer; its readers get an error",
+                        current.file.path()
+                    );
+                }
+                let late = current
+                    .verifying
+                    .map(|index| current.file.give_up(index))
+                    .unwrap_or_default();
+                (Arc::clone(&current.file), Arc::clone(&current.promise), late)
+            };
+            late.extend(std::mem::take(&mut file.gate.lock().waiting));
+            let error = || {
+                Err(ReadError::TimedOut {
+                    path: file.path().clone(),
+                })
+            };
+            promise.fulfil(error());
+            for job in late {
+                job.promise.fulfil(error());
+            }
+        }
+    }
+
+    /// Lets the threads go as soon as they are free.
+    pub(super) fn end(&self) {
+        self.0.queue.lock().ended = true;
+        self.0.wake.notify_all();
+    }
+}
