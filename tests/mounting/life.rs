@@ -32,7 +32,7 @@ fn unmount(path: &Path) -> support::Outcome {
 }
 
 #[test]
-fn the_kernel_shows_a_read_only_mount_of_our_type_with_the_model_as_its_source() {
+fn the_mount_table_tells_type_source_and_options() {
     if !support::can_mount() {
         return;
     }
@@ -51,7 +51,7 @@ fn the_kernel_shows_a_read_only_mount_of_our_type_with_the_model_as_its_source()
 }
 
 #[test]
-fn mount_returns_when_serving_has_begun_and_closes_the_callers_pipes() {
+fn mount_returns_when_serving_has_begun() {
     if !support::can_mount() {
         return;
     }
@@ -90,17 +90,21 @@ fn a_mount_made_in_the_background_outlives_its_callers_session() {
 }
 
 #[test]
-fn sigterm_and_sigint_unmount() {
+fn signals_unmount() {
     if !support::can_mount() {
         return;
     }
     let model = small_model(Layout::FILES);
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut mounted = Mounted::new(&model);
         let path = mounted.path().to_owned();
         sys::signal(mounted.pid(), signal);
         let status = mounted.wait();
-        assert_eq!(mount_entry(&path), None, "{signal:?}: the daemon ended with {status}");
+        assert_eq!(
+            mount_entry(&path),
+            None,
+            "{signal:?}: the daemon ended with {status}"
+        );
     }
 }
 
@@ -124,7 +128,7 @@ fn a_signal_ends_serving_even_while_a_file_is_open() {
 }
 
 #[test]
-fn after_kill_9_nothing_is_served_and_a_new_mount_works() {
+fn a_killed_server_leaves_enotconn() {
     if !support::can_mount() {
         return;
     }
@@ -136,7 +140,10 @@ fn after_kill_9_nothing_is_served_and_a_new_mount_works() {
     mounted.kill();
     assert_errno(fs::read_dir(&path).map(drop), libc::ENOTCONN, "readdir");
     assert_errno(fs::read(path.join("config.json")), libc::ENOTCONN, "open");
-    assert!(mount_entry(&path).is_some(), "the dead mount covers the directory");
+    assert!(
+        mount_entry(&path).is_some(),
+        "the dead mount covers the directory"
+    );
 
     // Directly over the dead one.
     let fresh = Mounted::at(modelfs_command(), &model, &path, &[]).unwrap_or_else(|o| panic!("{o:?}"));

@@ -107,7 +107,7 @@ fn trust_that_does_not_parse_or_exist_is_refused() {
 }
 
 #[test]
-fn a_listed_file_that_is_missing_or_of_another_type_is_refused() {
+fn a_refusal_leaves_nothing_mounted() {
     struct Case {
         name: &'static str,
         place: fn(&Path),

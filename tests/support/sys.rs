@@ -4,6 +4,7 @@
     reason = "mapping files is what these tests are about; the library's own rule is about src"
 )]
 
+use std::ffi::CStr;
 use std::fs;
 use std::fs::File;
 use std::io;
@@ -37,6 +38,11 @@ impl Mapping {
     /// Maps a whole file, to be written through.
     pub(crate) fn write(file: &File) -> io::Result<Self> {
         Self::new(file, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)
+    }
+
+    /// Maps a whole file, to be written without anybody else seeing it.
+    pub(crate) fn private(file: &File) -> io::Result<Self> {
+        Self::new(file, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
     }
 
     fn new(file: &File, protection: i32, flags: i32) -> io::Result<Self> {
@@ -135,6 +141,15 @@ pub(crate) fn read_full(file: &File, out: &mut [u8], at: u64) -> io::Result<usiz
         }
     }
     Ok(have)
+}
+
+/// Cuts a file by its name, without opening it.
+pub(crate) fn truncate(path: &CStr, len: i64) -> io::Result<()> {
+    // SAFETY: the path ends with a NUL.
+    match unsafe { libc::truncate(path.as_ptr(), len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Sends a signal to one process that the caller started.
