@@ -290,6 +290,26 @@ mod tests {
     }
 
     #[test]
+    fn an_array_of_fields_is_no_object() {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let cases: &[(&[u8], Option<&str>)] = &[
+            (br#"{"name":"a","more":1}"#, Some("a")),
+            (br#"["a"]"#, None),
+            (b"{}", None),
+            (br#""a""#, None),
+            (b"null", None),
+        ];
+        for (text, want) in cases {
+            let got = parse::<Object<Named>>(text).ok().map(|Object(named)| named.name);
+            assert_eq!(got.as_deref(), *want, "{}", Escaped(text));
+        }
+        assert!(parse::<Named>(br#"["a"]"#).is_ok(), "what Object is there for");
+    }
+
+    #[test]
     fn messages_do_not_carry_control_characters() {
         let error = parse::<Value>(b"{\"\\u001b[2J\":1,\"\\u001b[2J\":1}")
             .unwrap_err()

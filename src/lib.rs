@@ -5,6 +5,7 @@
 //! kernel. Otherwise the call fails. ARCHITECTURE.md lists the modules by floor; a module uses only the
 //! floors below it, and `scripts/check-layers` proves it.
 
+pub mod cli;
 pub mod digest;
 pub mod fs;
 pub mod fuse;
@@ -12,8 +13,12 @@ pub mod json;
 pub mod manifest;
 pub mod mount;
 pub mod path;
+pub mod policy;
 pub mod source;
 pub mod sys;
 pub mod tree;
 pub mod trust;
 pub mod verify;
+
+#[cfg(test)]
+mod testing;

@@ -2,7 +2,7 @@
 //!
 //! A `Manifest` is well-formed: every name is canonical and stands once, no file lies beneath another, the
 //! shards of each file tile it, every digest has its algorithm's full length, and the root digest is the one
-//! that was stated. It is not trusted: who signed it is the business of [`crate::trust`]. Pure: no files, no
+//! that was stated. It is not trusted: who signed it is the business of `trust`, a floor above. Pure: no files, no
 //! clock, no keys.
 
 mod error;
@@ -21,7 +21,6 @@ pub use shards::Shards;
 
 use statement::Listing;
 use statement::Method;
-use statement::Resource;
 
 /// Most resources in one manifest. A mount keeps some hundred bytes for each as long as it serves, so this
 /// bounds its memory; the largest model known to have been signed has some thousands.
@@ -50,7 +49,7 @@ pub struct Manifest {
     allow_symlinks: bool,
     ignore_paths: Vec<ModelPath>,
     single_file: bool,
-    resources: u64,
+    resources: usize,
     files: Vec<SignedFile>,
 }
 
@@ -120,7 +119,7 @@ impl Manifest {
 
     /// How many resources were signed: files, or the shards of all files.
     pub fn resources(&self) -> u64 {
-        self.resources
+        u64::try_from(self.resources).expect("at most MAX_RESOURCES")
     }
 
     fn parse_within(payload: &[u8], format: Format, max_resources: usize) -> Result<Self, ManifestError> {
@@ -154,7 +153,7 @@ impl Manifest {
             allow_symlinks: listing.allow_symlinks,
             ignore_paths: listing.ignore_paths,
             single_file,
-            resources: u64::try_from(listing.resources.len()).unwrap_or(u64::MAX),
+            resources: listing.resources.len(),
             files,
         })
     }
@@ -242,35 +241,25 @@ impl ListedDigests {
     }
 }
 
+/// A manifest's files, each with one digest, in byte order of their paths; and whether the model is one file.
 fn whole_files(
     listing: &Listing<'_>,
     digests: &ListedDigests,
 ) -> Result<(Vec<SignedFile>, bool), ManifestError> {
-    if let [only] = listing.resources.as_slice()
-        && only.name == SELF_NAME
-    {
-        let path = single_file_path(&listing.subject)?;
-        let content = digests.iter().map(SignedContent::Whole);
-        return Ok((
-            content
-                .map(|content| SignedFile {
-                    path: path.clone(),
-                    content,
-                })
-                .collect(),
-            true,
-        ));
-    }
+    let single_file = matches!(listing.resources.as_slice(), [only] if only.name == SELF_NAME);
     let mut files = Vec::with_capacity(listing.resources.len());
-    for (Resource { name, .. }, digest) in listing.resources.iter().zip(digests.iter()) {
-        files.push(SignedFile {
-            path: listed_path(name)?,
-            content: SignedContent::Whole(digest),
-        });
+    for (resource, digest) in listing.resources.iter().zip(digests.iter()) {
+        let path = if single_file {
+            single_file_path(&listing.subject)?
+        } else {
+            listed_path(&resource.name)?
+        };
+        let content = SignedContent::Whole(digest);
+        files.push(SignedFile { path, content });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     names::refuse_conflicts(&files)?;
-    Ok((files, false))
+    Ok((files, single_file))
 }
 
 /// The path of a file in a model that is a directory.
@@ -297,3 +286,6 @@ fn single_file_path(subject: &str) -> Result<ModelPath, ManifestError> {
     }
     Ok(path)
 }
+
+#[cfg(test)]
+mod tests;

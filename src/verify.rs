@@ -22,3 +22,6 @@ pub use file::{Finding, ReadError, State, VerifiedFile};
 
 #[cfg(all(feature = "planted-faults", not(debug_assertions)))]
 compile_error!("planted-faults is for the tests that prove the tests: a release must not carry it");
+
+#[cfg(test)]
+mod tests;

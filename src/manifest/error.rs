@@ -146,8 +146,13 @@ pub enum ManifestError {
         /// The resource.
         name: String,
     },
-    /// A shard's end is not after its start.
+    /// A shard ends where it begins.
     EmptyShard {
+        /// The resource.
+        name: String,
+    },
+    /// A shard ends before it begins.
+    ReversedShard {
         /// The resource.
         name: String,
     },
@@ -193,7 +198,6 @@ pub enum ManifestError {
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |name: &str| Escaped(name.as_bytes()).to_string();
         match self {
             Self::Json(_) => write!(f, "the payload is not a statement"),
             Self::WrongStatementType { found } => {
@@ -272,6 +276,7 @@ impl fmt::Display for ManifestError {
                 shown(name)
             ),
             Self::EmptyShard { name } => write!(f, "the shard {} ends where it begins", shown(name)),
+            Self::ReversedShard { name } => write!(f, "the shard {} ends before it begins", shown(name)),
             Self::ShardGap {
                 path,
                 expected,
@@ -306,6 +311,21 @@ impl fmt::Display for ManifestError {
                 "the shard {start}:{end} of {path} has more than {shard_size} bytes"
             ),
         }
+    }
+}
+
+/// Most characters of a stranger's text in one message: a name may be as long as the payload, a log line
+/// should not.
+const MAX_SHOWN_CHARS: usize = 512;
+
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((at, _)) => format!(
+            "{}... ({} bytes)",
+            Escaped(text.as_bytes().get(..at).unwrap_or_default()),
+            text.len()
+        ),
+        None => Escaped(text.as_bytes()).to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Shards: ranges of a file, each with a digest, that cover it without gap or overlap.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::ListedDigests;
@@ -133,16 +134,19 @@ impl<'a> ListedShard<'a> {
                 name: name.to_owned(),
             });
         };
-        if start >= end {
-            return Err(ManifestError::EmptyShard {
+        match start.cmp(&end) {
+            Ordering::Less => Ok(Self {
+                path,
+                range: start..end,
+                index,
+            }),
+            Ordering::Equal => Err(ManifestError::EmptyShard {
                 name: name.to_owned(),
-            });
+            }),
+            Ordering::Greater => Err(ManifestError::ReversedShard {
+                name: name.to_owned(),
+            }),
         }
-        Ok(Self {
-            path,
-            range: start..end,
-            index,
-        })
     }
 }
 

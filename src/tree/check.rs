@@ -222,13 +222,13 @@ impl ModelTree {
     }
 
     fn describe(&self, path: ModelPath, error: ReadError) -> ContentProblem {
-        let finding = self
-            .engine
-            .findings()
-            .into_iter()
-            .find(|finding| finding.path == path);
-        let text = match (&error, finding) {
-            (ReadError::Rejected { .. }, Some(finding)) => finding.to_string(),
+        let findings = self.engine.findings();
+        let mut findings = findings.iter().filter(|finding| finding.path == path);
+        let text = match (&error, findings.next()) {
+            (ReadError::Rejected { .. }, Some(first)) => match findings.count() {
+                0 => first.to_string(),
+                more => format!("{first}; so do {more} more of its shards"),
+            },
             _ => error.to_string(),
         };
         ContentProblem { path, error, text }

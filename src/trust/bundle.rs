@@ -12,6 +12,10 @@ use serde::Deserialize;
 use crate::json;
 use crate::json::Ignored;
 use crate::json::JsonError;
+use crate::json::Object;
+use crate::manifest::Format;
+use crate::manifest::Manifest;
+use crate::manifest::ManifestError;
 use crate::path::Escaped;
 use crate::trust::base64;
 use crate::trust::base64::Base64Error;
@@ -48,7 +52,7 @@ impl Bundle {
         if bytes.len() > MAX_BUNDLE_BYTES {
             return Err(BundleError::TooLarge { bytes: bytes.len() });
         }
-        let text: BundleText = json::parse(bytes).map_err(BundleError::Json)?;
+        let Object(text) = json::parse::<Object<BundleText>>(bytes).map_err(BundleError::Json)?;
         match text.media_type {
             Some(found) if found == MEDIA_TYPE => {}
             found => {
@@ -63,8 +67,9 @@ impl Bundle {
         let material = text
             .verification_material
             .ok_or(BundleError::NoMaterial)?
+            .0
             .parse(bytes)?;
-        let envelope = text.dsse_envelope.ok_or(BundleError::NoEnvelope)?.parse()?;
+        let envelope = text.dsse_envelope.ok_or(BundleError::NoEnvelope)?.0.parse()?;
         Ok(Self { material, envelope })
     }
 
@@ -75,6 +80,17 @@ impl Bundle {
             Material::Certificate { .. } => Method::Certificate,
             Material::Sigstore { .. } => Method::Sigstore,
         }
+    }
+
+    /// The manifest as the bundle states it, to be reported and never to be served: as far as this says, anybody
+    /// may have written it.
+    ///
+    /// # Errors
+    /// Refuses what is a manifest in neither the current format nor that of v0.2.
+    pub fn untrusted_manifest(&self) -> Result<Manifest, ManifestError> {
+        let payload = self.envelope.payload();
+        Manifest::parse(payload, Format::V1)
+            .or_else(|error| Manifest::parse(payload, Format::LegacyV02).map_err(|_| error))
     }
 
     pub(super) fn material(&self) -> &Material {
@@ -139,9 +155,9 @@ struct BundleText<'a> {
     #[serde(borrow)]
     media_type: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    verification_material: Option<MaterialText<'a>>,
+    verification_material: Option<Object<MaterialText<'a>>>,
     #[serde(borrow)]
-    dsse_envelope: Option<EnvelopeText<'a>>,
+    dsse_envelope: Option<Object<EnvelopeText<'a>>>,
     message_signature: Option<Ignored>,
 }
 
@@ -149,14 +165,13 @@ struct BundleText<'a> {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct MaterialText<'a> {
     #[serde(borrow)]
-    public_key: Option<PublicKeyText<'a>>,
+    public_key: Option<Object<PublicKeyText<'a>>>,
     #[serde(borrow, rename = "x509CertificateChain")]
-    x509_certificate_chain: Option<ChainText<'a>>,
+    x509_certificate_chain: Option<Object<ChainText<'a>>>,
     #[serde(borrow)]
-    certificate: Option<CertificateText<'a>>,
+    certificate: Option<Object<CertificateText<'a>>>,
     // Evidence that only a Sigstore verifier reads, from the bundle's own bytes.
-    #[serde(rename = "tlogEntries")]
-    _tlog_entries: Option<Ignored>,
+    tlog_entries: Option<Ignored>,
     #[serde(rename = "timestampVerificationData")]
     _timestamps: Option<Ignored>,
 }
@@ -164,10 +179,13 @@ struct MaterialText<'a> {
 impl MaterialText<'_> {
     fn parse(self, bundle: &[u8]) -> Result<Material, BundleError> {
         match (self.public_key, self.x509_certificate_chain, self.certificate) {
-            (Some(key), None, None) => key.parse(),
-            (None, Some(chain), None) => chain.parse(),
-            (None, None, Some(leaf)) => {
+            (Some(Object(key)), None, None) => key.parse(),
+            (None, Some(Object(chain)), None) => chain.parse(),
+            (None, None, Some(Object(leaf))) => {
                 leaf.parse(0)?;
+                if self.tlog_entries.is_none() {
+                    return Err(BundleError::NoTlogEntries);
+                }
                 Ok(Material::Sigstore {
                     bundle: bundle.into(),
                 })
@@ -210,7 +228,7 @@ impl PublicKeyText<'_> {
 #[serde(deny_unknown_fields)]
 struct ChainText<'a> {
     #[serde(borrow, default)]
-    certificates: Vec<CertificateText<'a>>,
+    certificates: Vec<Object<CertificateText<'a>>>,
 }
 
 impl ChainText<'_> {
@@ -224,9 +242,9 @@ impl ChainText<'_> {
             return Err(BundleError::EmptyChain);
         };
         Ok(Material::Certificate {
-            leaf: leaf.parse(0)?,
+            leaf: leaf.0.parse(0)?,
             rest: certificates
-                .map(|(index, certificate)| certificate.parse(index))
+                .map(|(index, Object(certificate))| certificate.parse(index))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -253,7 +271,7 @@ struct EnvelopeText<'a> {
     #[serde(borrow)]
     payload_type: Cow<'a, str>,
     #[serde(borrow, default)]
-    signatures: Vec<SignatureText<'a>>,
+    signatures: Vec<Object<SignatureText<'a>>>,
 }
 
 impl EnvelopeText<'_> {
@@ -265,7 +283,7 @@ impl EnvelopeText<'_> {
         }
         // The bundle's own definition: a client must reject any other number. With two, programs would
         // differ about which one counts.
-        let [signature] = self.signatures.as_slice() else {
+        let [Object(signature)] = self.signatures.as_slice() else {
             return Err(BundleError::SignatureCount {
                 count: self.signatures.len(),
             });
@@ -315,6 +333,8 @@ pub enum BundleError {
     NoMaterial,
     /// It has more than one kind of verification material.
     SeveralMaterials,
+    /// It has a Sigstore certificate and no transparency log entries, which are the proof of its time.
+    NoTlogEntries,
     /// Its hint is longer than [`MAX_HINT_BYTES`].
     HintTooLong {
         /// Its length in bytes.
@@ -375,6 +395,7 @@ impl fmt::Display for BundleError {
                 f,
                 "the bundle's verificationMaterial has more than one of publicKey, x509CertificateChain and certificate"
             ),
+            Self::NoTlogEntries => write!(f, "the bundle has a Sigstore certificate and no tlogEntries"),
             Self::HintTooLong { bytes } => {
                 write!(
                     f,
@@ -552,6 +573,10 @@ mod tests {
                 with("/verificationMaterial/x509CertificateChain", json!({})),
                 "more than one of publicKey",
             ),
+            (
+                with(MATERIAL, json!({"certificate": certificate})),
+                "no tlogEntries",
+            ),
             (with(MATERIAL, chain(0)), "no certificates"),
             (with(MATERIAL, chain(11)), "has 11 certificates, more than 10"),
             (
@@ -604,6 +629,42 @@ mod tests {
             let text = with_causes(&error);
             assert!(text.contains(want), "{text}, not {want}");
             assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_values_does_not_stand_for_an_object_of_named_ones() {
+        let (key, chain) = (
+            MATERIAL,
+            with(
+                MATERIAL,
+                json!({"x509CertificateChain": [[{"rawBytes": "AA=="}]]}),
+            ),
+        );
+        let cases = [
+            json!([MEDIA_TYPE, good()["verificationMaterial"], good()["dsseEnvelope"]])
+                .to_string()
+                .into_bytes(),
+            with(key, json!([{ "hint": "ab" }])),
+            with("/verificationMaterial/publicKey", json!(["ab"])),
+            with(
+                "/dsseEnvelope",
+                json!(["e30=", PAYLOAD_TYPE, [{ "sig": "AA==" }]]),
+            ),
+            with(SIGNATURE, json!(["AA==", ""])),
+            with(
+                MATERIAL,
+                json!({"x509CertificateChain": {"certificates": [["AA=="]]}}),
+            ),
+            with(MATERIAL, json!({"certificate": ["AA=="]})),
+            chain,
+        ];
+        for bytes in cases {
+            assert!(
+                matches!(Bundle::parse(&bytes), Err(BundleError::Json(_))),
+                "{}",
+                Escaped(&bytes)
+            );
         }
     }
 

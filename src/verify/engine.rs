@@ -233,27 +233,43 @@ impl Engine {
         job.promise.fulfil(result);
     }
 
-    /// Brings resources to the verified state; `None` when the job is answered or waits elsewhere.
+    /// Brings resources to the verified state; `None` when the job is answered or waits elsewhere. A check
+    /// goes on after a resource that differs, so that all of them are found; a reader does not.
     fn ensure(&self, mut job: Job, resources: Range<usize>, slot: &Slot) -> Option<Job> {
         let file = Arc::clone(&job.file);
+        let check_all = matches!(job.want, Want::Resources(_));
+        let mut rejected = None;
         for index in resources {
-            job = match file.enter(index, job) {
-                Entered::Ready(job) => job,
+            let error = match file.enter(index, job) {
                 Entered::Parked => return None,
-                Entered::Rejected(job) => {
-                    job.promise.fulfil(Err(ReadError::Rejected {
-                        path: file.path().clone(),
-                    }));
-                    return None;
+                Entered::Ready(entered) => {
+                    job = entered;
+                    continue;
                 }
-                Entered::Verify(job) => match self.first_pass(&file, index, slot) {
-                    Ok(()) => job,
-                    Err(e) => {
-                        job.promise.fulfil(Err(e));
-                        return None;
+                Entered::Rejected(entered) => {
+                    job = entered;
+                    ReadError::Rejected {
+                        path: file.path().clone(),
                     }
-                },
+                }
+                Entered::Verify(entered) => {
+                    job = entered;
+                    match self.first_pass(&file, index, slot) {
+                        Ok(()) => continue,
+                        Err(e) => e,
+                    }
+                }
             };
+            if check_all && matches!(error, ReadError::Rejected { .. }) {
+                rejected = Some(error);
+                continue;
+            }
+            job.promise.fulfil(Err(error));
+            return None;
+        }
+        if let Some(error) = rejected {
+            job.promise.fulfil(Err(error));
+            return None;
         }
         Some(job)
     }

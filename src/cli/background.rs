@@ -1,0 +1,63 @@
+//! Going into the background: the command runs itself again and returns when that one serves.
+//!
+//! The second process does all the work, so that it can say on the caller's own standard error what is
+//! wrong. It was not forked from a process with threads. Its standard input is a pipe to the first: one byte
+//! says that serving has begun, an end without one that it never will.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::process::Command;
+use std::process::ExitStatus;
+
+use super::log::Destination;
+
+/// How the background process began.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// It serves.
+    Serving,
+    /// It ended instead, and has said why.
+    Ended(ExitStatus),
+}
+
+/// The hidden option that makes a process the background one.
+pub(super) const READY_ON_STDIN: &str = "--ready-on-stdin";
+
+/// Runs this program again with the same arguments and waits until it serves or ends.
+pub(super) fn start(arguments: &[OsString]) -> io::Result<Start> {
+    let (mut reader, writer) = io::pipe()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(READY_ON_STDIN).args(arguments).stdin(writer);
+    let mut child = command.spawn()?;
+    // The writing end that we hold would keep the pipe open for ever.
+    drop(command);
+    let mut byte = [0];
+    loop {
+        match reader.read(&mut byte) {
+            Ok(1..) => return Ok(Start::Serving),
+            Ok(0) => return child.wait().map(Start::Ended),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Tells the first process that serving has begun, and lets go of all that is the caller's: the standard
+/// streams, the session and the working folder.
+///
+/// # Errors
+/// When the first process is gone nobody knows of this one, and it should end.
+pub(super) fn detach(log: Destination) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    std::env::set_current_dir("/")?;
+    super::log::redirect(log);
+    // Before the byte: a caller that reads our output to its end must not wait for us once it is sent.
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    rustix::io::write(io::stdin(), b"1")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::process::setsid()?;
+    Ok(())
+}

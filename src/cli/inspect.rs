@@ -1,0 +1,175 @@
+//! `modelfs inspect`: who signed a bundle, what it says, and which files it covers.
+
+use std::fmt::Write as _;
+
+use data_encoding::HEXLOWER;
+use serde_json::Value;
+use serde_json::json;
+
+use super::anchors;
+use super::args::InspectArgs;
+use super::bundle::BundleFile;
+use super::bundle::shown;
+use super::exit::Exit;
+use super::failure::Failure;
+use crate::manifest::Manifest;
+use crate::manifest::Shards;
+use crate::manifest::SignedContent;
+use crate::manifest::SignedFile;
+use crate::path::Escaped;
+use crate::policy::ModelLocation;
+use crate::trust::Signer;
+use crate::trust::TrustedManifest;
+
+/// Checks the signature and describes what it covers.
+pub(super) fn run(args: &InspectArgs, json: bool) -> Result<String, Failure> {
+    anchors::refuse_keyless(&args.trust)?;
+    let bundle = BundleFile::read(&args.bundle, None)?;
+    let place = ModelLocation::of_bundle(&bundle.path).map_err(|e| Failure::of(Exit::Io, &e))?;
+    let trusted = anchors::verify(&args.trust, &bundle, &place)?;
+    Ok(if json {
+        super::render(&data(&bundle, &trusted))
+    } else {
+        text(&bundle, &trusted)
+    })
+}
+
+fn text(bundle: &BundleFile, trusted: &TrustedManifest) -> String {
+    let manifest = trusted.manifest();
+    let how = match manifest.shard_size() {
+        None => format!("{}, one digest per file", manifest.algorithm()),
+        Some(size) => format!("{}, one digest per {size} bytes", manifest.algorithm()),
+    };
+    let ignored: Vec<String> = manifest.ignore_paths().iter().map(ToString::to_string).collect();
+    let mut facts = vec![
+        ("bundle", shown(&bundle.path).to_string()),
+        ("signed by", trusted.signer().to_string()),
+        (
+            "identity",
+            format!("sha256:{}", HEXLOWER.encode(manifest.identity())),
+        ),
+        ("subject", Escaped(manifest.subject().as_bytes()).to_string()),
+        (
+            "root digest",
+            format!("sha256:{}", HEXLOWER.encode(manifest.root_digest())),
+        ),
+        ("hash", how),
+    ];
+    if let Signer::Certificate {
+        san,
+        not_before,
+        not_after,
+        ..
+    } = trusted.signer()
+    {
+        for name in san {
+            facts.push(("known as", Escaped(name.as_bytes()).to_string()));
+        }
+        facts.push(("certificate", format!("valid from {not_before} to {not_after}")));
+    }
+    if !ignored.is_empty() {
+        facts.push(("left out", ignored.join(" ")));
+    }
+    if manifest.allow_symlinks() {
+        facts.push(("links", "the signer followed symbolic links".to_owned()));
+    }
+    facts.push(("files", manifest.files().len().to_string()));
+    let mut out = String::new();
+    for (name, value) in facts {
+        let _ = writeln!(out, "{name:<12}{value}");
+    }
+    out.push('\n');
+    out.push_str(&listing(manifest));
+    out
+}
+
+/// The files, one per line: size where it is signed, digest or number of shards, name.
+fn listing(manifest: &Manifest) -> String {
+    let rows: Vec<(String, String, &SignedFile)> = manifest
+        .files()
+        .iter()
+        .map(|file| match file.content() {
+            SignedContent::Whole(digest) => ("-".to_owned(), digest.to_string(), file),
+            SignedContent::Shards(shards) => {
+                let count = shards.count();
+                let plural = if count == 1 { "" } else { "s" };
+                (shards.size().to_string(), format!("{count} shard{plural}"), file)
+            }
+        })
+        .collect();
+    let width =
+        |column: fn(&(String, String, &SignedFile)) -> usize| rows.iter().map(column).max().unwrap_or(0);
+    let (sizes, digests) = (width(|row| row.0.len()), width(|row| row.1.len()));
+    let mut out = String::new();
+    for (size, digest, file) in &rows {
+        let _ = writeln!(out, "{size:>sizes$}  {digest:<digests$}  {}", file.path());
+    }
+    out
+}
+
+fn data(bundle: &BundleFile, trusted: &TrustedManifest) -> Value {
+    let manifest = trusted.manifest();
+    let files: Vec<Value> = manifest.files().iter().map(file_data).collect();
+    json!({
+        "bundle": bundle.path.to_string_lossy(),
+        "signer": signer_data(trusted.signer()),
+        "identity": HEXLOWER.encode(manifest.identity()),
+        "subject": manifest.subject(),
+        "root_digest": HEXLOWER.encode(manifest.root_digest()),
+        "algorithm": manifest.algorithm().id(),
+        "shard_size": manifest.shard_size(),
+        "allow_symlinks": manifest.allow_symlinks(),
+        "ignore_paths": manifest.ignore_paths().iter().map(|p| p.as_str()).collect::<Vec<_>>(),
+        "single_file": manifest.is_single_file(),
+        "files": files,
+    })
+}
+
+fn signer_data(signer: &Signer) -> Value {
+    match signer {
+        Signer::Key { fingerprint, curve } => json!({
+            "method": "key",
+            "fingerprint": fingerprint,
+            "curve": curve.to_string(),
+        }),
+        Signer::Certificate {
+            subject,
+            issuer,
+            san,
+            serial,
+            spki_sha256,
+            not_before,
+            not_after,
+        } => json!({
+            "method": "certificate",
+            "subject": subject,
+            "issuer": issuer,
+            "san": san,
+            "serial": serial,
+            "spki_sha256": spki_sha256,
+            "not_before": not_before.to_string(),
+            "not_after": not_after.to_string(),
+        }),
+    }
+}
+
+fn file_data(file: &SignedFile) -> Value {
+    match file.content() {
+        SignedContent::Whole(digest) => json!({
+            "path": file.path().as_str(),
+            "digest": digest.to_string(),
+        }),
+        SignedContent::Shards(shards) => json!({
+            "path": file.path().as_str(),
+            "size": shards.size(),
+            "shards": shard_data(shards),
+        }),
+    }
+}
+
+fn shard_data(shards: &Shards) -> Vec<Value> {
+    (0..shards.count())
+        .filter_map(|index| Some((shards.range(index)?, shards.digest(index)?)))
+        .map(|(range, digest)| json!({"start": range.start, "end": range.end, "digest": digest.to_string()}))
+        .collect()
+}

@@ -1,0 +1,400 @@
+//! Where log lines go: standard error, a file, or the system's log.
+//!
+//! A line is one line: control characters are escaped, so that nothing in a message can forge another. A
+//! reader that trips over a broken model in a loop cannot fill the disk: past a limit lines are counted, not
+//! written. The log never holds up what is logged about: a line that cannot be written is dropped.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use log::Level;
+use log::LevelFilter;
+use log::Log;
+use log::Metadata;
+use log::Record;
+
+use super::failure::plain;
+
+/// Lines written in one window. More than a hundred refusals in ten seconds say nothing new.
+const MAX_LINES: u32 = 100;
+
+/// Length of a window.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Longest line in bytes; `/dev/log` commonly takes 8 KiB.
+const MAX_LINE_BYTES: usize = 4096;
+
+/// Where the system's log listens.
+const SYSLOG: &str = "/dev/log";
+
+/// `LOG_DAEMON` of syslog(3), shifted as there.
+const SYSLOG_FACILITY: u8 = 3 << 3;
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// Standard error, in the words of a foreground command.
+    Stderr,
+    /// Standard error that leads to the journal: each line begins with its priority.
+    Journal,
+    /// A file, appended to.
+    File(File),
+    /// The system's log.
+    Syslog(UnixDatagram),
+    /// There is no log on this system.
+    Nowhere,
+}
+
+impl Destination {
+    /// Standard error, with priorities when it leads to the journal.
+    pub(super) fn standard_error() -> Self {
+        let stream = std::env::var("JOURNAL_STREAM").ok();
+        match (stream, rustix::fs::fstat(io::stderr())) {
+            // sd-daemon: the variable is inherited far and wide, only device and inode tell whose it is.
+            (Some(stream), Ok(stat)) if stream == format!("{}:{}", stat.st_dev, stat.st_ino) => Self::Journal,
+            _ => Self::Stderr,
+        }
+    }
+
+    /// The system's log, if there is one.
+    pub(super) fn system() -> Self {
+        let connect = || -> io::Result<UnixDatagram> {
+            let socket = UnixDatagram::unbound()?;
+            socket.connect(SYSLOG)?;
+            // A log daemon that hangs must not make readers wait.
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        connect().map_or(Self::Nowhere, Self::Syslog)
+    }
+
+    fn write(&mut self, level: Level, message: &str, now: SystemTime) {
+        let line = match self {
+            Self::Stderr => format!("modelfs: {}: {message}\n", word(level)),
+            Self::Journal => format!("<{}>{message}\n", severity(level)),
+            Self::File(_) => format!("{} {}: {message}\n", timestamp(now), word(level)),
+            Self::Syslog(_) => format!(
+                "<{}>modelfs[{}]: {message}",
+                SYSLOG_FACILITY | severity(level),
+                std::process::id()
+            ),
+            Self::Nowhere => return,
+        };
+        // Nothing can be said about a log that does not take what is said.
+        let _ = match self {
+            Self::Stderr | Self::Journal => io::stderr().write_all(line.as_bytes()),
+            Self::File(file) => file.write_all(line.as_bytes()),
+            Self::Syslog(socket) => socket.send(line.as_bytes()).map(drop),
+            Self::Nowhere => Ok(()),
+        };
+    }
+}
+
+/// How many lines this window still has, and how many were left out.
+#[derive(Debug)]
+struct Limit {
+    began: Instant,
+    written: u32,
+    dropped: u64,
+}
+
+/// What [`Limit::admit`] decides.
+#[derive(Debug, PartialEq, Eq)]
+enum Admission {
+    Write,
+    /// Write, and say first that so many lines were dropped before.
+    WriteAfterDropping(u64),
+    Drop,
+}
+
+impl Limit {
+    fn new(now: Instant) -> Self {
+        Self {
+            began: now,
+            written: 0,
+            dropped: 0,
+        }
+    }
+
+    fn admit(&mut self, now: Instant) -> Admission {
+        let mut dropped = 0;
+        if now.duration_since(self.began) >= WINDOW {
+            dropped = self.dropped;
+            *self = Self::new(now);
+        }
+        if self.written == MAX_LINES {
+            self.dropped += 1;
+            return Admission::Drop;
+        }
+        self.written += 1;
+        match dropped {
+            0 => Admission::Write,
+            lines => Admission::WriteAfterDropping(lines),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    destination: Destination,
+    limit: Limit,
+}
+
+/// The process's log.
+#[derive(Debug)]
+struct Logger {
+    state: Mutex<State>,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Starts logging.
+pub(super) fn start(destination: Destination, level: LevelFilter) {
+    let state = State {
+        destination,
+        limit: Limit::new(Instant::now()),
+    };
+    let mut fresh = false;
+    let logger = LOGGER.get_or_init(|| {
+        fresh = true;
+        Logger {
+            state: Mutex::new(state),
+        }
+    });
+    // Only tests run two commands in one process; the first one's log serves both.
+    if fresh && log::set_logger(logger).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// Sends all further lines elsewhere.
+pub(super) fn redirect(destination: Destination) {
+    if let Some(logger) = LOGGER.get() {
+        let mut state = logger.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.destination = destination;
+    }
+}
+
+/// The level that `$MODELFS_LOG` asks for; `None` when it is no level.
+pub(super) fn level(text: Option<&str>) -> Option<LevelFilter> {
+    match text {
+        None | Some("") => Some(LevelFilter::Info),
+        Some("error") => Some(LevelFilter::Error),
+        Some("warn") => Some(LevelFilter::Warn),
+        Some("info") => Some(LevelFilter::Info),
+        Some("debug") => Some(LevelFilter::Debug),
+        Some(_) => None,
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Other crates' lines are about their own business, and nobody has vetted what they print.
+        metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let message = line(&record.args().to_string());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        match state.limit.admit(Instant::now()) {
+            Admission::Drop => return,
+            Admission::Write => {}
+            Admission::WriteAfterDropping(lines) => {
+                state.destination.write(Level::Warn, &dropped(lines), now)
+            }
+        }
+        state.destination.write(record.level(), &message, now);
+    }
+
+    fn flush(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = std::mem::take(&mut state.limit.dropped);
+        if lines > 0 {
+            state
+                .destination
+                .write(Level::Warn, &dropped(lines), SystemTime::now());
+        }
+    }
+}
+
+fn dropped(lines: u64) -> String {
+    format!(
+        "{lines} log lines were dropped, there were more than {MAX_LINES} in {} seconds",
+        WINDOW.as_secs()
+    )
+}
+
+/// A message as one line of limited length.
+fn line(message: &str) -> String {
+    let mut text = plain(message);
+    if text.len() > MAX_LINE_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_LINE_BYTES));
+        text.push_str(" [cut]");
+    }
+    text
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug | Level::Trace => "debug",
+    }
+}
+
+/// The severity of syslog(3) and sd-daemon(3).
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// UTC as in RFC 3339, to the millisecond.
+fn timestamp(now: SystemTime) -> String {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let mut text = String::new();
+    let _ = write!(
+        text,
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60,
+        since.subsec_millis()
+    );
+    text
+}
+
+/// Year, month and day of a number of days since 1970-01-01.
+fn civil(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let mut year = 1970;
+    loop {
+        let length = if leap(year) { 366 } else { 365 };
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let february = if leap(year) { 29 } else { 28 };
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn lines_cannot_be_forged_and_have_an_end() {
+        assert_eq!(
+            line("a\nmodelfs: error: b\u{1b}[2J"),
+            "a\\nmodelfs: error: b\\u{1b}[2J"
+        );
+        let long = line(&"\u{e4}".repeat(MAX_LINE_BYTES));
+        assert_eq!(long.len(), MAX_LINE_BYTES + " [cut]".len());
+    }
+
+    #[test]
+    fn past_the_limit_lines_are_counted_and_the_count_is_told() {
+        let start = Instant::now();
+        let mut limit = Limit::new(start);
+        for _ in 0..MAX_LINES {
+            assert_eq!(limit.admit(start), Admission::Write);
+        }
+        for _ in 0..7 {
+            assert_eq!(
+                limit.admit(start + WINDOW - Duration::from_millis(1)),
+                Admission::Drop
+            );
+        }
+        assert_eq!(limit.admit(start + WINDOW), Admission::WriteAfterDropping(7));
+        assert_eq!(limit.admit(start + WINDOW), Admission::Write);
+    }
+
+    #[test]
+    fn a_file_gets_whole_lines_with_time_and_level() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut destination = Destination::File(File::create(&path).unwrap());
+        let now = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
+        destination.write(Level::Error, "refused", now);
+        destination.write(Level::Warn, "act", now);
+        assert_eq!(
+            fs::read_to_string(path).unwrap(),
+            "2024-02-29T12:34:56.789Z error: refused\n2024-02-29T12:34:56.789Z warning: act\n"
+        );
+    }
+
+    #[test]
+    fn the_system_log_gets_priority_and_name() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        Destination::Syslog(ours).write(Level::Error, "refused", UNIX_EPOCH);
+        let mut buffer = [0; 100];
+        let length = theirs.recv(&mut buffer).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&buffer[..length]).unwrap(),
+            format!("<27>modelfs[{}]: refused", std::process::id())
+        );
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        // From `date -u -d @N +%F`.
+        for (days, want) in [
+            (0, (1970, 1, 1)),
+            (59, (1970, 3, 1)),
+            (11_016, (2000, 2, 29)),
+            (19_782, (2024, 2, 29)),
+            (20_088, (2024, 12, 31)),
+            (20_089, (2025, 1, 1)),
+            (47_540, (2100, 2, 28)),
+            (47_541, (2100, 3, 1)),
+        ] {
+            assert_eq!(civil(days), want, "{days}");
+        }
+    }
+
+    #[test]
+    fn only_named_levels_are_levels() {
+        let cases = [
+            (None, Some(LevelFilter::Info)),
+            (Some(""), Some(LevelFilter::Info)),
+            (Some("error"), Some(LevelFilter::Error)),
+            (Some("debug"), Some(LevelFilter::Debug)),
+            (Some("off"), None),
+            (Some("ERROR"), None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(level(text), want, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What `verify` and `mount` do alike: from arguments to a bound tree.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::anchors;
+use super::args::LimitArgs;
+use super::args::TreeArgs;
+use super::args::TrustArgs;
+use super::bundle::BundleFile;
+use super::bundle::shown;
+use super::exit::Exit;
+use super::failure::Failure;
+use crate::policy::ModelLocation;
+use crate::source::Links;
+use crate::source::ModelDir;
+use crate::source::SourceError;
+use crate::source::What;
+use crate::tree::Binding;
+use crate::tree::ContentProblem;
+use crate::tree::ModelTree;
+use crate::tree::ShownBundle;
+use crate::tree::TreeProblem;
+use crate::tree::TreeProblemKind;
+use crate::verify::Engine;
+use crate::verify::Options;
+
+/// Checks the signature, then ties what it covers to the model on disk.
+pub(super) fn bind(
+    bundle: &Path,
+    model: &Path,
+    trust: &TrustArgs,
+    tree: &TreeArgs,
+    limits: &LimitArgs,
+) -> Result<Binding, Failure> {
+    anchors::refuse_keyless(trust)?;
+    let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
+    let bundle = BundleFile::read(bundle, Some(model))?;
+    let trusted = anchors::verify(trust, &bundle, &place)?;
+    let links = match tree.allow_symlinks {
+        true => Links::Follow,
+        false => Links::Refuse,
+    };
+    let source = ModelDir::open(model, links).map_err(|e| of_source(&e))?;
+    let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
+    let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
+        path,
+        bytes: bundle.bytes.into(),
+    });
+    ModelTree::bind(trusted, source, engine, inside)
+        .map_err(|e| Failure::about(Exit::TreeDiffers, &shown(model).to_string(), &e))
+}
+
+/// A problem with the model's root, or with a folder in it.
+pub(super) fn of_source(error: &SourceError) -> Failure {
+    let exit = match error.what() {
+        What::Link | What::Outside | What::NotRegular(_) => Exit::TreeDiffers,
+        What::Missing | What::Io(_) => Exit::Io,
+    };
+    Failure::of(exit, error)
+}
+
+fn options(limits: &LimitArgs) -> Options {
+    let default = Options::default();
+    Options {
+        threads: limits.threads.unwrap_or(default.threads),
+        memory: limits.memory.unwrap_or(default.memory),
+        max_file_bytes: limits.max_file_size.unwrap_or(default.max_file_bytes),
+        ..default
+    }
+}
+
+/// Everything found to be wrong with a model.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    tree: Vec<TreeProblem>,
+    content: Vec<ContentProblem>,
+}
+
+/// Kinds of problems, the graver first: the first that occurs gives the exit code.
+const GRAVITY: [(&str, Exit); 6] = [
+    ("differs", Exit::ContentDiffers),
+    ("missing", Exit::TreeDiffers),
+    ("wrong-type", Exit::TreeDiffers),
+    ("wrong-size", Exit::TreeDiffers),
+    ("unsigned", Exit::TreeDiffers),
+    ("unreadable", Exit::Io),
+];
+
+impl Problems {
+    pub(super) fn add_tree(&mut self, problems: impl IntoIterator<Item = TreeProblem>) {
+        self.tree.extend(problems);
+    }
+
+    pub(super) fn add_content(&mut self, problems: impl IntoIterator<Item = ContentProblem>) {
+        self.content.extend(problems);
+    }
+
+    /// One line for each.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let content = self.content.iter().map(ToString::to_string);
+        content.chain(self.tree.iter().map(ToString::to_string)).collect()
+    }
+
+    /// Nothing, or the failure that they amount to.
+    pub(super) fn judge(&self, model: &Path) -> Result<(), Failure> {
+        let counts: Vec<(&str, usize, Exit)> = GRAVITY
+            .into_iter()
+            .map(|(kind, exit)| (kind, self.kinds().filter(|k| *k == kind).count(), exit))
+            .filter(|(_, count, _)| *count > 0)
+            .collect();
+        let Some((_, _, exit)) = counts.first() else {
+            return Ok(());
+        };
+        let counted: Vec<String> = counts
+            .iter()
+            .map(|(kind, count, _)| format!("{count} {kind}"))
+            .collect();
+        let message = format!(
+            "{} is not what was signed ({}): restore it from where it came, or have it signed anew",
+            shown(model),
+            counted.join(", ")
+        );
+        Err(Failure::new(*exit, message).with("problems", self.json()))
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        let content = self.content.iter().map(content_kind);
+        content.chain(self.tree.iter().map(|problem| tree_kind(problem.kind())))
+    }
+
+    fn json(&self) -> Value {
+        let content = self.content.iter().map(|problem| {
+            json!({
+                "path": problem.path().as_str(),
+                "kind": content_kind(problem),
+                "message": problem.to_string(),
+            })
+        });
+        let tree = self.tree.iter().map(|problem| {
+            json!({
+                "path": String::from_utf8_lossy(problem.name()),
+                "kind": tree_kind(problem.kind()),
+                "message": problem.to_string(),
+            })
+        });
+        content.chain(tree).collect()
+    }
+}
+
+fn content_kind(problem: &ContentProblem) -> &'static str {
+    if problem.is_mismatch() {
+        "differs"
+    } else {
+        "unreadable"
+    }
+}
+
+fn tree_kind(kind: TreeProblemKind) -> &'static str {
+    match kind {
+        TreeProblemKind::Missing => "missing",
+        TreeProblemKind::WrongType => "wrong-type",
+        TreeProblemKind::WrongSize => "wrong-size",
+        TreeProblemKind::Unreadable => "unreadable",
+        TreeProblemKind::Unsigned => "unsigned",
+        TreeProblemKind::UnsignedEmpty => "unsigned-empty",
+    }
+}
+
+/// Splits what `unsigned` found: what is wrong, and what is only worth a word.
+pub(super) fn split_warnings(found: Vec<TreeProblem>) -> (Vec<TreeProblem>, Vec<TreeProblem>) {
+    found
+        .into_iter()
+        .partition(|problem| problem.kind() != TreeProblemKind::UnsignedEmpty)
+}
+
+/// How many files a tree has, and their bytes, for people.
+pub(super) fn size_of(tree: &ModelTree) -> String {
+    let files = tree.files().len();
+    let plural = if files == 1 { "" } else { "s" };
+    format!("{files} file{plural}, {}", bytes(tree.model().total_bytes))
+}
+
+/// A number of bytes for people: three digits and a unit of 1024.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    // Tenths, so that no floating point rounds a size up to one it does not have.
+    let mut tenths = u128::from(count) * 10 / 1024;
+    let mut units = UNITS.iter();
+    let mut unit = units.next();
+    while tenths >= 10_240 {
+        tenths /= 1024;
+        unit = units.next();
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, unit.unwrap_or(&"EiB"))
+}
+
+/// Progress of a whole-tree check on standard error, when that is a terminal.
+pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
+    let bar = indicatif::ProgressBar::new(tree.model().total_bytes);
+    if let Ok(style) = indicatif::ProgressStyle::with_template(
+        "verifying {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    ) {
+        bar.set_style(style);
+    }
+    let problems = tree.verify_all(&|done, total| {
+        bar.set_length(total);
+        bar.set_position(done.min(total));
+    });
+    bar.finish_and_clear();
+    problems
+}
+
+/// An engine that outlives the tree it was made for, for work in the background.
+pub(super) fn engine_of(tree: &ModelTree) -> Arc<Engine> {
+    Arc::clone(tree.engine())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people_are_never_rounded_up() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1024 * 1024 - 1, "1023.9 KiB"),
+            (1024 * 1024, "1.0 MiB"),
+            (4 << 30, "4.0 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ];
+        for (count, want) in cases {
+            assert_eq!(bytes(count), want);
+        }
+    }
+}

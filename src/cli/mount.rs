@@ -1,0 +1,309 @@
+//! `modelfs mount`, `unmount` and `status`.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use data_encoding::HEXLOWER;
+use serde_json::Value;
+use serde_json::json;
+
+use super::anchors;
+use super::args::MountArgs;
+use super::args::Unsigned;
+use super::args::When;
+use super::background;
+use super::background::Start;
+use super::bundle::shown;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::log;
+use super::log::Destination;
+use super::model;
+use super::model::Problems;
+use crate::fs::ModelFs;
+use crate::fs::Report;
+use crate::mount;
+use crate::mount::MountError;
+use crate::mount::MountOptions;
+use crate::mount::Session;
+use crate::path::Escaped;
+use crate::tree::Ignored;
+use crate::tree::ModelTree;
+
+/// Which half of a mount this process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    /// The one that was called.
+    Caller,
+    /// The one that the caller started, to serve in the background.
+    Server,
+}
+
+/// Most problems that are listed one by one before a mount is refused; `verify` lists all.
+const MAX_LISTED: usize = 10;
+
+/// Mounts. Returns when the mount is gone, or in the caller of a background mount when it stands.
+pub(super) fn run(
+    args: &MountArgs,
+    json: bool,
+    half: Half,
+    arguments: &[OsString],
+) -> Result<ExitCode, Failure> {
+    if !args.serve.foreground && half == Half::Caller {
+        return in_background(arguments);
+    }
+    let level = std::env::var("MODELFS_LOG").ok();
+    let level = log::level(level.as_deref()).ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            "$MODELFS_LOG must be one of error, warn, info and debug",
+        )
+    })?;
+    log::start(Destination::standard_error(), level);
+    let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
+    let tree = prepare(args, json)?;
+    let served = serve(tree, args, json, half, log_file);
+    ::log::logger().flush();
+    served.map(|()| Exit::Done.into())
+}
+
+fn in_background(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    match background::start(arguments) {
+        Ok(Start::Serving) => Ok(Exit::Done.into()),
+        Ok(Start::Ended(status)) => match status.code().and_then(|code| u8::try_from(code).ok()) {
+            // It would have said that it serves.
+            Some(0) | None => Err(Failure::new(
+                Exit::Unforeseen,
+                format!("the server ended before the mount stood ({status}): try --foreground"),
+            )),
+            Some(code) => Ok(ExitCode::from(code)),
+        },
+        Err(e) => Err(Failure::new(
+            Exit::Unforeseen,
+            format!("the server cannot be started: {e}"),
+        )),
+    }
+}
+
+fn open_log(path: &Path) -> Result<File, Failure> {
+    File::options().create(true).append(true).open(path).map_err(|e| {
+        Failure::new(
+            Exit::Io,
+            format!("the log {} cannot be written: {e}", shown(path)),
+        )
+    })
+}
+
+/// All checks that come before the mount: what is wrong now is refused now.
+fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
+    anchors::refuse_keyless(&args.trust)?;
+    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, &args.limits)?;
+    let tree = binding.tree;
+    let mut problems = Problems::default();
+    problems.add_tree(binding.problems);
+    if args.serve.unsigned == Unsigned::Refuse {
+        let found = tree
+            .unsigned(&Ignored::new(Vec::new(), true))
+            .map_err(|e| model::of_source(&e))?;
+        problems.add_tree(model::split_warnings(found).0);
+    }
+    if args.serve.verify == When::Eager {
+        problems.add_content(model::verify_all(&tree));
+    }
+    if !json {
+        list(&problems);
+    }
+    problems.judge(&args.model)?;
+    Ok(tree)
+}
+
+fn list(problems: &Problems) {
+    let lines = problems.lines();
+    let mut out = io::stderr().lock();
+    for line in lines.iter().take(MAX_LISTED) {
+        let _ = writeln!(out, "modelfs: {line}");
+    }
+    if let Some(more) = lines.len().checked_sub(MAX_LISTED).filter(|more| *more > 0) {
+        let _ = writeln!(out, "modelfs: and {more} more, which modelfs verify lists");
+    }
+}
+
+fn serve(
+    tree: ModelTree,
+    args: &MountArgs,
+    json: bool,
+    half: Half,
+    log_file: Option<File>,
+) -> Result<(), Failure> {
+    let options = MountOptions {
+        allow_other: args.serve.allow_other,
+        source_name: tree.source_path().to_path_buf(),
+        ..MountOptions::default()
+    };
+    let about = tree.model();
+    let said = format!(
+        "{} on {}, {}, signed by {}, manifest sha256:{}",
+        shown(tree.source_path()),
+        shown(&args.mountpoint),
+        model::size_of(&tree),
+        about.signer,
+        HEXLOWER.encode(&about.identity)
+    );
+    let data = json!({
+        "model": tree.source_path().to_string_lossy(),
+        "mountpoint": args.mountpoint.to_string_lossy(),
+        "signer": about.signer.to_string(),
+        "identity": HEXLOWER.encode(&about.identity),
+        "files": tree.files().len(),
+        "bytes": about.total_bytes,
+    });
+    let session = Session::start(ModelFs::new(tree), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
+    if json {
+        super::print(&super::render(&data));
+    }
+    let mountpoint = session.mountpoint().to_path_buf();
+    let destination = log_file.map(Destination::File);
+    match half {
+        Half::Caller => {
+            if let Some(destination) = destination {
+                log::redirect(destination);
+            }
+        }
+        Half::Server => {
+            if let Err(e) = background::detach(destination.unwrap_or_else(Destination::system)) {
+                // Nobody waits for this mount any more, so nobody would undo it.
+                let undone = mount::unmount(&mountpoint);
+                let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted".to_owned());
+                return Err(Failure::new(
+                    Exit::MountFailed,
+                    format!("{}: the caller is gone ({e}): {outcome}", shown(&mountpoint)),
+                ));
+            }
+        }
+    }
+    ::log::info!("mounted {said}");
+    let ended = session.wait().map_err(|e| of_mount(&e));
+    match &ended {
+        Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
+        Err(failure) => ::log::error!("{}", failure.sentence()),
+    }
+    ended
+}
+
+fn of_mount(error: &MountError) -> Failure {
+    Failure::of(Exit::MountFailed, error)
+}
+
+/// Undoes a mount.
+pub(super) fn unmount(mountpoint: &Path) -> Result<String, Failure> {
+    mount::unmount(mountpoint).map_err(|e| of_mount(&e))?;
+    Ok(String::new())
+}
+
+/// Tells what one mount, or each, says of itself.
+pub(super) fn status(mountpoint: Option<&Path>, json: bool) -> Result<String, Failure> {
+    if let Some(mountpoint) = mountpoint {
+        let report = mount::status(mountpoint).map_err(|e| of_mount(&e))?;
+        return Ok(if json {
+            super::render(&report_data(mountpoint, &report))
+        } else {
+            report_text(mountpoint, &report)
+        });
+    }
+    let mounted = mount::mounted()
+        .map_err(|e| Failure::new(Exit::Unforeseen, format!("the mount table cannot be read: {e}")))?;
+    let mut all = Vec::new();
+    let mut out = String::new();
+    for mountpoint in &mounted {
+        match mount::status(mountpoint) {
+            Ok(report) => {
+                all.push(report_data(mountpoint, &report));
+                out.push_str(&report_text(mountpoint, &report));
+                out.push('\n');
+            }
+            // One that is gone, or somebody else's, does not hide the others.
+            Err(e) => {
+                all.push(json!({"mountpoint": mountpoint.to_string_lossy(), "error": e.to_string()}));
+                let _ = writeln!(out, "{e}\n");
+            }
+        }
+    }
+    if mounted.is_empty() {
+        out.push_str("no model is mounted\n");
+    }
+    Ok(if json {
+        super::render(&Value::from(all))
+    } else {
+        out.trim_end().to_owned() + "\n"
+    })
+}
+
+fn report_data(mountpoint: &Path, report: &Report) -> Value {
+    let mut value = serde_json::to_value(report).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("mountpoint".to_owned(), mountpoint.to_string_lossy().into());
+    }
+    value
+}
+
+fn report_text(mountpoint: &Path, report: &Report) -> String {
+    let safe = |text: &str| Escaped(text.as_bytes()).to_string();
+    let (files, bytes, refused) = (&report.files, &report.bytes, &report.refused);
+    let facts = [
+        ("model", safe(&report.model)),
+        // The signer's line and a problem's texts come from a server that has escaped them.
+        ("signed by", super::plain(&report.signer)),
+        ("identity", format!("sha256:{}", safe(&report.identity))),
+        (
+            "files",
+            format!(
+                "{}: {} verified, {} unverified, {} rejected, {} changed",
+                files.total, files.verified, files.unverified, files.rejected, files.changed
+            ),
+        ),
+        (
+            "bytes",
+            format!(
+                "{}: {} verified, {} served, {} held in memory",
+                model::bytes(bytes.total),
+                model::bytes(bytes.verified),
+                model::bytes(bytes.served),
+                model::bytes(bytes.held)
+            ),
+        ),
+        (
+            "refused",
+            format!(
+                "{} resources, {} reads of changed bytes, {} source errors",
+                refused.resources, refused.changed_reads, refused.source_errors
+            ),
+        ),
+        (
+            "server",
+            format!("modelfs {}, process {}", safe(&report.version), report.pid),
+        ),
+    ];
+    let mut out = format!("{}\n", shown(mountpoint));
+    for (name, value) in facts {
+        let _ = writeln!(out, "  {name:<10}{value}");
+    }
+    for problem in &report.problems {
+        let detail = if problem.detail.is_empty() {
+            &problem.path
+        } else {
+            &problem.detail
+        };
+        let _ = writeln!(
+            out,
+            "  {}: {}",
+            super::plain(&problem.state),
+            super::plain(detail)
+        );
+    }
+    out
+}

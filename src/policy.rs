@@ -1,0 +1,757 @@
+//! The trust policy: what the operator demands of a model, by where it lies.
+//!
+//! A [`Policy`] exists only when its whole file is understood, every file it names is read and protected
+//! from others, and no two of its rules could disagree about one model. It trusts nothing by itself: a
+//! model that no rule covers is refused. It does not check signatures; a [`Rule`] holds the trust anchors to
+//! check them against.
+//!
+//! ```toml
+//! version = 1
+//! default = "reject"
+//!
+//! [roots.key.lab]
+//! pem = "keys/lab.pub"
+//!
+//! [roots.ca.acme]
+//! certs = ["ca/acme-root.pem"]
+//!
+//! [[rule]]
+//! scope = "/srv/models/acme/**"
+//! signers = [
+//!   { method = "key", key = "lab" },
+//!   { method = "certificate", ca = "acme", identity = "uri:spiffe://acme/signer", time = "now" },
+//! ]
+//! allow_legacy = false
+//! ```
+//!
+//! File names are relative to the policy's own folder. `version` and `default` are mandatory.
+
+mod file;
+mod location;
+mod schema;
+mod scope;
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+
+pub use file::FileError;
+pub use file::MAX_TRUST_FILE_BYTES;
+pub use file::TrustFile;
+pub use location::ModelLocation;
+pub use location::PolicyPlaces;
+pub use location::SYSTEM_POLICY;
+pub use scope::Scope;
+pub use scope::ScopeError;
+
+use crate::path::Escaped;
+use crate::trust::AnchorError;
+use crate::trust::CertificateAnchor;
+use crate::trust::CertificateIdentity;
+use crate::trust::CertificateTime;
+use crate::trust::KeyError;
+use crate::trust::PublicKey;
+use crate::trust::TrustAnchors;
+use crate::trust::chain::IdentityError;
+use file::shown;
+use schema::RootsToml;
+use schema::RuleToml;
+use schema::SchemaError;
+use schema::SignerToml;
+use schema::TimeToml;
+
+/// A policy file that was understood as a whole.
+#[derive(Debug)]
+pub struct Policy {
+    path: PathBuf,
+    rules: Vec<Rule>,
+}
+
+/// What is demanded of the models in one scope.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    scope: Scope,
+    anchors: TrustAnchors,
+}
+
+impl Policy {
+    /// Reads a policy file and all that it names.
+    ///
+    /// # Errors
+    /// Refuses a file that others could have written or that lies inside the model, whatever this version
+    /// does not understand, and rules that could disagree.
+    pub fn load(path: &Path, model: &ModelLocation) -> Result<Self, PolicyError> {
+        let file = TrustFile::read_protected(path, model).map_err(PolicyError::File)?;
+        let found = |fault| PolicyError::Content {
+            policy: path.to_path_buf(),
+            fault: Box::new(fault),
+        };
+        let toml = schema::parse(file.bytes()).map_err(|e| found(Fault::from(e)))?;
+        let roots = Roots::read(path, toml.roots, model)?;
+        let rules = toml
+            .rule
+            .into_iter()
+            .map(|rule| roots.rule(rule))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(found)?;
+        refuse_ambiguity(&rules).map_err(found)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            rules,
+        })
+    }
+
+    /// The file, as it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The most specific rule for a model.
+    ///
+    /// # Errors
+    /// A model that no rule covers is refused.
+    pub fn rule_for(&self, model: &ModelLocation) -> Result<&Rule, PolicyError> {
+        self.rules
+            .iter()
+            .filter(|rule| rule.scope.matches(model.path()))
+            .max_by(|a, b| a.scope.specificity(&b.scope))
+            .ok_or_else(|| PolicyError::NoRule {
+                policy: self.path.clone(),
+                model: model.path().to_path_buf(),
+            })
+    }
+}
+
+impl Rule {
+    /// The models that the rule is for.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Who may sign them.
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+}
+
+/// The files behind `[roots]`, read and understood.
+struct Roots {
+    keys: BTreeMap<String, PublicKey>,
+    cas: BTreeMap<String, CertificateAnchor>,
+}
+
+impl Roots {
+    fn read(policy: &Path, toml: RootsToml, model: &ModelLocation) -> Result<Self, PolicyError> {
+        let folder = policy.parent().unwrap_or(Path::new(""));
+        let read = |name: &str| {
+            TrustFile::read_protected(&folder.join(name), model).map_err(|fault| PolicyError::NamedFile {
+                policy: policy.to_path_buf(),
+                fault,
+            })
+        };
+        let found = |fault| PolicyError::Content {
+            policy: policy.to_path_buf(),
+            fault: Box::new(fault),
+        };
+        let mut keys = BTreeMap::new();
+        for (name, key) in toml.key {
+            let parsed = PublicKey::from_pem(read(&key.pem)?.bytes());
+            let parsed = parsed.map_err(|cause| {
+                found(Fault::Key {
+                    key: name.clone(),
+                    cause,
+                })
+            })?;
+            keys.insert(name, parsed);
+        }
+        let mut cas = BTreeMap::new();
+        for (name, ca) in toml.ca {
+            let files = ca.certs.iter().map(|c| read(c)).collect::<Result<Vec<_>, _>>()?;
+            let pems: Vec<&[u8]> = files.iter().map(TrustFile::bytes).collect();
+            let parsed = CertificateAnchor::from_pem(&pems).map_err(|cause| {
+                found(Fault::Certificates {
+                    ca: name.clone(),
+                    cause,
+                })
+            })?;
+            cas.insert(name, parsed);
+        }
+        Ok(Self { keys, cas })
+    }
+
+    fn rule(&self, toml: RuleToml) -> Result<Rule, Fault> {
+        let scope = Scope::parse(&toml.scope).map_err(|fault| Fault::Scope {
+            scope: toml.scope.clone(),
+            fault,
+        })?;
+        if toml.signers.is_empty() {
+            return Err(Fault::NoSigners { scope });
+        }
+        let mut anchors = TrustAnchors::new();
+        for signer in toml.signers {
+            self.admit(signer, &scope, &mut anchors)?;
+        }
+        if toml.allow_legacy {
+            anchors.allow_legacy();
+        }
+        Ok(Rule { scope, anchors })
+    }
+
+    fn admit(&self, toml: SignerToml, scope: &Scope, anchors: &mut TrustAnchors) -> Result<(), Fault> {
+        match toml {
+            SignerToml::Key { key } => match self.keys.get(&key) {
+                Some(known) => anchors.add_key(known.clone()),
+                None => {
+                    return Err(Fault::UnknownKey {
+                        scope: scope.clone(),
+                        key,
+                    });
+                }
+            },
+            SignerToml::Certificate { ca, identity, time } => {
+                let Some(known) = self.cas.get(&ca) else {
+                    return Err(Fault::UnknownCa {
+                        scope: scope.clone(),
+                        ca,
+                    });
+                };
+                // A chain alone says nothing about who signed (SECURITY.md T26): a policy always names one.
+                let parsed = CertificateIdentity::parse(&identity).map_err(|cause| Fault::Identity {
+                    scope: scope.clone(),
+                    identity,
+                    cause,
+                })?;
+                let time = match time {
+                    TimeToml::Now => CertificateTime::Now,
+                    TimeToml::NotBefore => CertificateTime::NotBefore,
+                };
+                anchors.add_certificates(known.clone().with_identity(parsed).with_time(time));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses two rules of which neither is the more specific for some model.
+fn refuse_ambiguity(rules: &[Rule]) -> Result<(), Fault> {
+    for (i, rule) in rules.iter().enumerate() {
+        for other in rules.iter().skip(i + 1) {
+            let (a, b) = (&rule.scope, &other.scope);
+            if a.specificity(b) == Ordering::Equal && a.overlaps(b) {
+                return Err(Fault::Ambiguous {
+                    first: a.clone(),
+                    second: b.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why there is no rule for a model.
+#[derive(Debug)]
+pub enum PolicyError {
+    /// The policy file may not be trusted, or cannot be read.
+    File(FileError),
+    /// A file that the policy names may not be trusted, or cannot be read.
+    NamedFile {
+        /// The policy.
+        policy: PathBuf,
+        /// What is wrong with the file.
+        fault: FileError,
+    },
+    /// The policy says something that this version does not understand or accept.
+    Content {
+        /// The policy.
+        policy: PathBuf,
+        /// What it says.
+        fault: Box<Fault>,
+    },
+    /// No rule covers the model.
+    NoRule {
+        /// The policy.
+        policy: PathBuf,
+        /// The model.
+        model: PathBuf,
+    },
+}
+
+/// What is wrong with the content of a policy.
+#[derive(Debug)]
+pub enum Fault {
+    /// It is written for another version of the schema.
+    UnknownVersion {
+        /// That version.
+        version: i64,
+    },
+    /// It is not TOML of the known shape.
+    Toml {
+        /// Line, from 1; `None` where the fault has no line.
+        line: Option<usize>,
+        /// What the parser said.
+        message: String,
+    },
+    /// A scope could match no path.
+    Scope {
+        /// The scope.
+        scope: String,
+        /// What is wrong with it.
+        fault: ScopeError,
+    },
+    /// A rule accepts nobody.
+    NoSigners {
+        /// The rule's scope.
+        scope: Scope,
+    },
+    /// A rule names a key that is not there.
+    UnknownKey {
+        /// The rule's scope.
+        scope: Scope,
+        /// The name.
+        key: String,
+    },
+    /// A rule names certificates that are not there.
+    UnknownCa {
+        /// The rule's scope.
+        scope: Scope,
+        /// The name.
+        ca: String,
+    },
+    /// The file behind a name is not a key.
+    Key {
+        /// The name.
+        key: String,
+        /// What it is instead.
+        cause: KeyError,
+    },
+    /// The files behind a name are not certificates that can be trusted.
+    Certificates {
+        /// The name.
+        ca: String,
+        /// What they are instead.
+        cause: AnchorError,
+    },
+    /// A rule names an identity that no certificate could have.
+    Identity {
+        /// The rule's scope.
+        scope: Scope,
+        /// The identity.
+        identity: String,
+        /// What is wrong with it.
+        cause: IdentityError,
+    },
+    /// Two rules match the same models and neither is the more specific.
+    Ambiguous {
+        /// The scope of one.
+        first: Scope,
+        /// The scope of the other.
+        second: Scope,
+    },
+}
+
+impl From<SchemaError> for Fault {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Version(version) => Self::UnknownVersion { version },
+            SchemaError::Toml { line, message } => Self::Toml { line, message },
+        }
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(fault) => write!(f, "policy refused: {fault}"),
+            Self::NamedFile { policy, fault } => write!(f, "policy {} refused: {fault}", shown(policy)),
+            Self::Content { policy, fault } => write!(f, "policy {} refused: {fault}", shown(policy)),
+            Self::NoRule { policy, model } => {
+                let model = shown(model);
+                write!(
+                    f,
+                    "no rule of the policy {} covers {model}: add a [[rule]] with scope = \"{model}\" and the signers to accept",
+                    shown(policy)
+                )
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |name: &str| Escaped(name.as_bytes()).to_string();
+        match self {
+            Self::UnknownVersion { version } => {
+                write!(
+                    f,
+                    "it has version {version}, this modelfs knows version {}",
+                    schema::VERSION
+                )
+            }
+            Self::Toml {
+                line: Some(line),
+                message,
+            } => write!(f, "line {line}: {}", name(message)),
+            Self::Toml { line: None, message } => write!(f, "{}", name(message)),
+            Self::Scope { scope, fault } => write!(f, "the scope \"{}\": {fault}", name(scope)),
+            Self::NoSigners { scope } => {
+                write!(
+                    f,
+                    "the rule for {scope} has no signers: name one, or remove the rule"
+                )
+            }
+            Self::UnknownKey { scope, key } => {
+                let key = name(key);
+                write!(
+                    f,
+                    "the rule for {scope} names the key {key}, but there is no [roots.key.{key}]"
+                )
+            }
+            Self::UnknownCa { scope, ca } => {
+                let ca = name(ca);
+                write!(
+                    f,
+                    "the rule for {scope} names the ca {ca}, but there is no [roots.ca.{ca}]"
+                )
+            }
+            Self::Key { key, .. } => write!(f, "[roots.key.{}] is of no use", name(key)),
+            Self::Certificates { ca, .. } => write!(f, "[roots.ca.{}] is of no use", name(ca)),
+            Self::Identity { scope, identity, .. } => write!(
+                f,
+                "the rule for {scope} names the identity \"{}\"",
+                name(identity)
+            ),
+            Self::Ambiguous { first, second } => write!(
+                f,
+                "the rules for {first} and {second} match the same models and neither is more specific: merge them, or name one scope more exactly"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // The fault's own words are in ours; what it was caused by is not.
+            Self::File(fault) | Self::NamedFile { fault, .. } => fault.source(),
+            Self::Content { fault, .. } => match fault.as_ref() {
+                Fault::Key { cause, .. } => Some(cause),
+                Fault::Certificates { cause, .. } => Some(cause),
+                Fault::Identity { cause, .. } => Some(cause),
+                Fault::UnknownVersion { .. }
+                | Fault::Toml { .. }
+                | Fault::Scope { .. }
+                | Fault::NoSigners { .. }
+                | Fault::UnknownKey { .. }
+                | Fault::UnknownCa { .. }
+                | Fault::Ambiguous { .. } => None,
+            },
+            Self::NoRule { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A folder with a policy and what it names, and a model outside of it.
+    struct Scene {
+        dir: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new(policy: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let scene = Self { dir };
+            for folder in [
+                "etc",
+                "etc/keys",
+                "models",
+                "models/acme",
+                "models/acme/a",
+                "models/other",
+            ] {
+                fs::create_dir(scene.path(folder)).unwrap();
+            }
+            for name in ["etc/keys/lab.pub", "etc/acme-root.pem", "etc/acme-issuer.pem"] {
+                scene.write(name, name);
+            }
+            scene.write(
+                "etc/policy.toml",
+                &policy.replace("$", scene.path("models").to_str().unwrap()),
+            );
+            scene
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            fs::canonicalize(self.dir.path()).unwrap().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+            fs::set_permissions(self.path(name), Permissions::from_mode(0o644)).unwrap();
+        }
+
+        fn model(&self, name: &str) -> ModelLocation {
+            ModelLocation::of_model(&self.path("models").join(name)).unwrap()
+        }
+
+        fn load(&self) -> Result<Policy, PolicyError> {
+            Policy::load(&self.path("etc/policy.toml"), &self.model("acme"))
+        }
+
+        /// A message with this scene's folder taken out.
+        fn plain(&self, error: &PolicyError) -> String {
+            error
+                .to_string()
+                .replace(&self.path("").display().to_string(), "/")
+        }
+    }
+
+    const HEAD: &str = "version = 1\ndefault = \"reject\"\n";
+    const ROOTS: &str = "[roots.key.lab]\npem = \"keys/lab.pub\"\n\
+                         [roots.ca.acme]\ncerts = [\"acme-root.pem\", \"acme-issuer.pem\"]\n";
+
+    fn rule(scope: &str, signers: &str) -> String {
+        format!("[[rule]]\nscope = \"{scope}\"\nsigners = [{signers}]\n")
+    }
+
+    const LAB: &str = "{ method = \"key\", key = \"lab\" }";
+
+    #[test]
+    fn a_full_policy_gives_the_most_specific_rule() {
+        let acme = "{ method = \"certificate\", ca = \"acme\", identity = \"uri:spiffe://acme/signer\", time = \"not-before\" }";
+        let legacy = rule("$/other", LAB) + "allow_legacy = true\n";
+        let scene = Scene::new(
+            &[
+                HEAD,
+                ROOTS,
+                &rule("$/acme/**", LAB),
+                &rule("$/acme/a", acme),
+                &legacy,
+            ]
+            .concat(),
+        );
+        let policy = scene.load().unwrap();
+        assert_eq!(policy.path(), scene.path("etc/policy.toml"));
+        let outer = policy.rule_for(&scene.model("acme")).unwrap();
+        assert!(
+            matches!(outer.signers(), [AcceptedSigner::Key { pem }] if pem.bytes() == b"etc/keys/lab.pub")
+        );
+        assert!(!outer.allows_legacy());
+        let inner = policy.rule_for(&scene.model("acme/a")).unwrap();
+        let [
+            AcceptedSigner::Certificate {
+                certificates,
+                identity,
+                time: CertificateMoment::NotBefore,
+            },
+        ] = inner.signers()
+        else {
+            panic!("{inner:?}");
+        };
+        assert_eq!(identity, "uri:spiffe://acme/signer");
+        let contents: Vec<&[u8]> = certificates.iter().map(TrustFile::bytes).collect();
+        assert_eq!(
+            contents,
+            [b"etc/acme-root.pem".as_slice(), b"etc/acme-issuer.pem"]
+        );
+        assert!(policy.rule_for(&scene.model("other")).unwrap().allows_legacy());
+    }
+
+    #[test]
+    fn a_model_that_no_rule_covers_is_refused() {
+        let scene = Scene::new(&[HEAD, ROOTS, &rule("$/acme/*", LAB)].concat());
+        let policy = scene.load().unwrap();
+        assert!(policy.rule_for(&scene.model("acme/a")).is_ok());
+        let error = policy.rule_for(&scene.model("acme")).unwrap_err();
+        assert_eq!(
+            scene.plain(&error),
+            "no rule of the policy /etc/policy.toml covers /models/acme: add a [[rule]] with scope = \"/models/acme\" \
+             and the signers to accept"
+        );
+        let empty = Scene::new(HEAD);
+        assert!(matches!(
+            empty.load().unwrap().rule_for(&empty.model("acme")),
+            Err(PolicyError::NoRule { .. })
+        ));
+    }
+
+    #[test]
+    fn what_is_not_understood_refuses_the_file() {
+        struct Case<'a> {
+            text: String,
+            want: &'a str,
+        }
+        let case = |parts: &[&str], want: &'static str| Case {
+            text: parts.concat(),
+            want,
+        };
+        let cert = |rest: &str| {
+            rule(
+                "/a",
+                &format!("{{ method = \"certificate\", ca = \"acme\"{rest} }}"),
+            )
+        };
+        let cases = [
+            case(&[""], "line 1: missing field `version`"),
+            case(
+                &["version = 2\nfuture = true\n"],
+                "it has version 2, this modelfs knows version 1",
+            ),
+            case(
+                &["version = \"1\"\ndefault = \"reject\"\n"],
+                "line 1: invalid type: string \"1\", expected i64",
+            ),
+            case(&["version = 1\n"], "line 1: missing field `default`"),
+            case(
+                &["version = 1\ndefault = \"accept\"\n"],
+                "line 2: unknown variant `accept`, expected `reject`",
+            ),
+            case(
+                &[HEAD, "defualt = 1\n"],
+                "line 3: unknown field `defualt`, expected one of `version`, `default`, `roots`, `rule`",
+            ),
+            case(
+                &[HEAD, "[roots.sigstore]\n"],
+                "line 3: unknown field `sigstore`, expected `key` or `ca`",
+            ),
+            case(
+                &[HEAD, "[roots.key.lab]\npem = \"keys/lab.pub\"\nhint = \"\"\n"],
+                "line 5: unknown field `hint`, expected `pem`",
+            ),
+            case(&[HEAD, ROOTS, ROOTS], "line 7: duplicate key"),
+            case(&[HEAD, "default = \"reject\"\n"], "line 3: duplicate key"),
+            case(
+                &[HEAD, ROOTS, &rule("/a", LAB), "threshold = 2\n"],
+                "line 10: unknown field `threshold`, expected one of `scope`, `signers`, `allow_legacy`",
+            ),
+            case(
+                &[HEAD, "[[rule]]\nscope = \"/a\"\n"],
+                "line 3: missing field `signers`",
+            ),
+            case(
+                &[HEAD, &rule("/a", "")],
+                "the rule for /a has no signers: name one, or remove the rule",
+            ),
+            case(
+                &[HEAD, ROOTS, &rule("a/*", LAB)],
+                "the scope \"a/*\": a scope begins with `/`",
+            ),
+            case(
+                &[HEAD, &rule("/a", LAB)],
+                "the rule for /a names the key lab, but there is no [roots.key.lab]",
+            ),
+            case(
+                &[HEAD, &cert(", identity = \"dns:a\"")],
+                "the rule for /a names the ca acme, but there is no [roots.ca.acme]",
+            ),
+            case(&[HEAD, ROOTS, &cert("")], "line 9: missing field `identity`"),
+            case(
+                &[HEAD, ROOTS, &cert(", identity = \"dns:a\", time = \"ever\"")],
+                "line 9: unknown variant `ever`, expected `now` or `not-before`",
+            ),
+            case(
+                &[HEAD, ROOTS, &cert(", identity = \"dns:a\", eku = \"any\"")],
+                "line 9: unknown field `eku`, expected one of `ca`, `identity`, `time`",
+            ),
+            case(
+                &[HEAD, &rule("/a", "{ method = \"sigstore\" }")],
+                "line 5: unknown variant `sigstore`, expected `key` or `certificate`",
+            ),
+            case(
+                &[HEAD, &rule("/a", "{ key = \"lab\" }")],
+                "line 5: missing field `method`",
+            ),
+            case(
+                &[HEAD, "[roots.ca.acme]\ncerts = []\n"],
+                "[roots.ca.acme] has no certs",
+            ),
+            case(
+                &[
+                    HEAD,
+                    ROOTS,
+                    &rule("/a/**", LAB),
+                    &rule("/b", LAB),
+                    &rule("/a/*", LAB),
+                ],
+                "the rules for /a/** and /a/* match the same models and neither is more specific: merge them, or name one scope more exactly",
+            ),
+            case(
+                &[HEAD, ROOTS, &rule("/a", LAB), &rule("/a", LAB)],
+                "the rules for /a and /a match the same models and neither is more specific: merge them, or name one scope more exactly",
+            ),
+            case(
+                &[HEAD, "\"\\u001b[2J\" = 1\n"],
+                "line 3: unknown field `\\u{1b}[2J`, expected one of `version`, `default`, `roots`, `rule`",
+            ),
+        ];
+        for Case { text, want } in cases {
+            let scene = Scene::new(&text);
+            let error = scene.load().unwrap_err();
+            assert_eq!(
+                scene.plain(&error),
+                format!("policy /etc/policy.toml refused: {want}"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_and_bottomless_nesting_refuse_the_file() {
+        let scene = Scene::new("");
+        let deep = [HEAD.as_bytes(), b"a = ", "[".repeat(500_000).as_bytes()].concat();
+        for text in [&[HEAD.as_bytes(), b"# \xff\n"].concat(), &deep] {
+            fs::write(scene.path("etc/policy.toml"), text).unwrap();
+            let error = scene.load().unwrap_err();
+            let PolicyError::Content { fault, .. } = &error else {
+                panic!("{error}");
+            };
+            assert!(matches!(**fault, Fault::Toml { line: Some(3), .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_policy_and_each_file_it_names_must_be_protected() {
+        for name in ["etc/policy.toml", "etc/keys/lab.pub", "etc/acme-issuer.pem"] {
+            let scene = Scene::new(&[HEAD, ROOTS].concat());
+            assert!(scene.load().is_ok());
+            fs::set_permissions(scene.path(name), Permissions::from_mode(0o664)).unwrap();
+            let error = scene.load().unwrap_err();
+            let who = if name == "etc/policy.toml" {
+                "policy"
+            } else {
+                "policy /etc/policy.toml"
+            };
+            assert_eq!(
+                scene.plain(&error),
+                format!(
+                    "{who} refused: /{name} is not safe to trust: others may write to it (mode 0664), run chmod go-w /{name}"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_policy_inside_the_model_or_naming_files_there_is_refused() {
+        let scene = Scene::new(&[HEAD, "[roots.key.lab]\npem = \"../models/acme/lab.pub\"\n"].concat());
+        scene.write("models/acme/lab.pub", "");
+        let error = scene.load().unwrap_err();
+        assert_eq!(
+            scene.plain(&error),
+            "policy /etc/policy.toml refused: /etc/../models/acme/lab.pub lies inside the model /models/acme, \
+             whose writer would choose what to trust: keep it elsewhere"
+        );
+        let within = ModelLocation::of_model(&scene.path("etc")).unwrap();
+        let error = Policy::load(&scene.path("etc/policy.toml"), &within).unwrap_err();
+        assert!(
+            matches!(error, PolicyError::File(FileError::InsideModel { .. })),
+            "{error}"
+        );
+    }
+}

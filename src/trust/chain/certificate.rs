@@ -1,0 +1,484 @@
+//! One certificate, with everything that must hold of it wherever in a path it stands.
+//!
+//! A [`Certificate`] is X.509 version 3, has a serial number, one algorithm, known critical extensions, each
+//! once, no constraints that we do not evaluate, and a key that we use. Whether it may stand where it
+//! stands (as a leaf, an issuer, a root, at this time) is asked of it by the path validator.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use x509_parser::asn1_rs::Any;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::BasicConstraints;
+use x509_parser::extensions::ExtendedKeyUsage;
+use x509_parser::extensions::KeyUsage;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::X509Extension;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Version;
+
+use crate::digest::sha256;
+use crate::trust::chain::name::AlternativeName;
+use crate::trust::chain::name::Name;
+use crate::trust::chain::signature::RSA_BITS;
+use crate::trust::chain::signature::SignatureAlgorithm;
+use crate::trust::chain::signature::SubjectKey;
+use crate::trust::key::BadSignature;
+use crate::trust::key::KeyError;
+use crate::trust::time::UnixTime;
+
+/// Largest certificate in bytes. Real ones have one or two thousand.
+pub const MAX_CERTIFICATE_BYTES: usize = 64 << 10;
+
+/// A certificate that keeps the part of the profile that does not depend on where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Certificate {
+    pub(super) der: Vec<u8>,
+    pub(super) subject: Name,
+    pub(super) issuer: Name,
+    pub(super) serial: String,
+    pub(super) not_before: UnixTime,
+    pub(super) not_after: UnixTime,
+    pub(super) key: SubjectKey,
+    pub(super) spki_sha256: [u8; 32],
+    pub(super) alternative_names: Vec<AlternativeName>,
+    tbs: Vec<u8>,
+    algorithm: SignatureAlgorithm,
+    signature: Vec<u8>,
+    basic_constraints: Option<Basic>,
+    key_usage: Option<Usage>,
+    purposes: Option<Purposes>,
+    subject_key_id: Option<Vec<u8>>,
+    authority_key_id: Option<Vec<u8>>,
+    critical_alternative_names: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Basic {
+    critical: bool,
+    ca: bool,
+    path_length: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    digital_signature: bool,
+    key_cert_sign: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Purposes {
+    code_signing: bool,
+    any: bool,
+}
+
+impl Certificate {
+    /// Parses a certificate and checks it.
+    pub(super) fn parse(der: &[u8]) -> Result<Self, Unusable> {
+        let nameless = |flaw| Unusable { subject: None, flaw };
+        if der.len() > MAX_CERTIFICATE_BYTES {
+            return Err(nameless(Flaw::TooLarge { bytes: der.len() }));
+        }
+        let parsed = match X509Certificate::from_der(der) {
+            Ok((rest, parsed)) if rest.is_empty() => parsed,
+            _ => return Err(nameless(Flaw::NotDer)),
+        };
+        Self::of(der, &parsed).map_err(|flaw| Unusable {
+            subject: Some(Name::of(parsed.subject())),
+            flaw,
+        })
+    }
+
+    fn of(der: &[u8], parsed: &X509Certificate<'_>) -> Result<Self, Flaw> {
+        let tbs = &parsed.tbs_certificate;
+        if tbs.version != X509Version::V3 {
+            return Err(Flaw::Version);
+        }
+        let serial = serial_number(tbs.raw_serial()).ok_or(Flaw::SerialNumber)?;
+        if tbs.signature != parsed.signature_algorithm {
+            return Err(Flaw::AlgorithmMismatch);
+        }
+        if parsed.signature_value.unused_bits != 0 {
+            return Err(Flaw::NotDer);
+        }
+        let mut certificate = Self {
+            der: der.to_vec(),
+            subject: Name::of(&tbs.subject),
+            issuer: Name::of(&tbs.issuer),
+            serial,
+            not_before: UnixTime(tbs.validity.not_before.timestamp()),
+            not_after: UnixTime(tbs.validity.not_after.timestamp()),
+            key: SubjectKey::of(&tbs.subject_pki)?,
+            spki_sha256: sha256(tbs.subject_pki.raw),
+            alternative_names: Vec::new(),
+            tbs: tbs.as_ref().to_vec(),
+            algorithm: SignatureAlgorithm::of(&tbs.signature)?,
+            signature: parsed.signature_value.data.to_vec(),
+            basic_constraints: None,
+            key_usage: None,
+            purposes: None,
+            subject_key_id: None,
+            authority_key_id: None,
+            critical_alternative_names: false,
+        };
+        let mut seen = HashSet::new();
+        for extension in tbs.extensions() {
+            if !seen.insert(&extension.oid) {
+                return Err(Flaw::DuplicateExtension {
+                    oid: extension.oid.to_id_string(),
+                });
+            }
+            certificate.take(extension)?;
+        }
+        Ok(certificate)
+    }
+
+    fn take(&mut self, extension: &X509Extension<'_>) -> Result<(), Flaw> {
+        let oid = || extension.oid.to_id_string();
+        let unreadable = || Flaw::UnreadableExtension { oid: oid() };
+        let critical = extension.critical;
+        // The parser ignores what follows the value that it knows.
+        let whole = Any::from_der(extension.value).is_ok_and(|(rest, _)| rest.is_empty());
+        if !whole && !extension.parsed_extension().unsupported() {
+            return Err(unreadable());
+        }
+        match extension.parsed_extension() {
+            ParsedExtension::ParseError { .. } => return Err(unreadable()),
+            ParsedExtension::BasicConstraints(BasicConstraints {
+                ca,
+                path_len_constraint,
+            }) => {
+                self.basic_constraints = Some(Basic {
+                    critical,
+                    ca: *ca,
+                    path_length: *path_len_constraint,
+                });
+            }
+            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(Usage::of(usage)),
+            ParsedExtension::ExtendedKeyUsage(purposes) => self.purposes = Some(Purposes::of(purposes)),
+            ParsedExtension::SubjectAlternativeName(names) => {
+                let names: Option<Vec<_>> = names.general_names.iter().map(AlternativeName::of).collect();
+                self.alternative_names = names.filter(|names| !names.is_empty()).ok_or_else(unreadable)?;
+                self.critical_alternative_names = critical;
+            }
+            ParsedExtension::NameConstraints(_) => return Err(Flaw::NameConstraints),
+            ParsedExtension::PolicyConstraints(_)
+            | ParsedExtension::PolicyMappings(_)
+            | ParsedExtension::InhibitAnyPolicy(_) => return Err(Flaw::PolicyConstraints),
+            _ if critical => return Err(Flaw::CriticalExtension { oid: oid() }),
+            ParsedExtension::SubjectKeyIdentifier(id) => self.subject_key_id = Some(id.0.to_vec()),
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                self.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether it names itself as its issuer. Anybody can write that; see [`Self::is_self_signed`].
+    pub(super) fn is_self_issued(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// Whether it is its own issuer, by name and by signature.
+    pub(super) fn is_self_signed(&self) -> bool {
+        self.is_self_issued() && self.verify_issued_by(self).is_ok()
+    }
+
+    /// Whether its names and key identifiers point to this issuer. Cheap, and proves nothing.
+    pub(super) fn names_as_issuer(&self, issuer: &Self) -> bool {
+        let same_key = match (&self.authority_key_id, &issuer.subject_key_id) {
+            (Some(wanted), Some(found)) => wanted == found,
+            _ => true,
+        };
+        self.issuer == issuer.subject && same_key
+    }
+
+    /// Whether this is the same subject with the same key: a path never needs it twice (RFC 5280, 6.1).
+    pub(super) fn is_same_entity(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.spki_sha256 == other.spki_sha256
+    }
+
+    /// Checks that the issuer's key signed it.
+    pub(super) fn verify_issued_by(&self, issuer: &Self) -> Result<(), BadSignature> {
+        issuer.key.verify(self.algorithm, &self.tbs, &self.signature)
+    }
+
+    /// Checks that it may sign models.
+    pub(super) fn check_leaf(&self, at: UnixTime) -> Result<(), Flaw> {
+        self.check_validity(at)?;
+        match (self.key_usage, self.purposes) {
+            (None, None) => return Err(Flaw::NoPurpose),
+            (Some(usage), _) if !usage.digital_signature => return Err(Flaw::NoDigitalSignature),
+            // RFC 5280, 4.2.1.12: both must allow what is done with the key. "Any" would let a
+            // certificate for a web server sign a model.
+            (_, Some(purposes)) if !purposes.code_signing || purposes.any => {
+                return Err(Flaw::NotForCodeSigning);
+            }
+            _ => {}
+        }
+        let ca = self.basic_constraints.is_some_and(|basic| basic.ca);
+        match self.key_usage {
+            // The reference tool's own certificates are authorities that sign models. That is no more
+            // than such an authority could do through a leaf, as long as it says so itself.
+            None if ca => return Err(Flaw::AuthorityAsLeaf),
+            // RFC 5280, 4.2.1.9.
+            Some(usage) if usage.key_cert_sign && !ca => return Err(Flaw::CertSignWithoutCa),
+            _ => {}
+        }
+        // RFC 5280, 4.1.2.6: without a subject the names are all there is, so they must not be skippable.
+        if self.subject.is_empty() && !self.critical_alternative_names {
+            return Err(Flaw::NoSubject);
+        }
+        Ok(())
+    }
+
+    /// Checks that it may issue certificates, with so many non-self-issued intermediates beneath it.
+    pub(super) fn check_issuer(&self, at: UnixTime, beneath: usize) -> Result<(), Flaw> {
+        self.check_validity(at)?;
+        let basic = self.basic_constraints.ok_or(Flaw::NotAnAuthority)?;
+        if !basic.ca {
+            return Err(Flaw::NotAnAuthority);
+        }
+        if !basic.critical {
+            return Err(Flaw::BasicConstraintsNotCritical);
+        }
+        if let Some(limit) = basic.path_length
+            && usize::try_from(limit).is_ok_and(|limit| beneath > limit)
+        {
+            return Err(Flaw::PathLength { limit });
+        }
+        if !self.key_usage.is_some_and(|usage| usage.key_cert_sign) {
+            return Err(Flaw::NoCertSign);
+        }
+        if self.subject.is_empty() {
+            return Err(Flaw::NoSubject);
+        }
+        if self.subject_key_id.is_none() {
+            return Err(Flaw::NoSubjectKeyId);
+        }
+        Ok(())
+    }
+
+    /// Checks what holds of every certificate that another one issued.
+    pub(super) fn check_issued(&self) -> Result<(), Flaw> {
+        match self.authority_key_id {
+            Some(_) => Ok(()),
+            None => Err(Flaw::NoAuthorityKeyId),
+        }
+    }
+
+    /// Checks what holds of an intermediate beyond being an issuer.
+    pub(super) fn check_intermediate(&self) -> Result<(), Flaw> {
+        self.check_issued()?;
+        match self.purposes {
+            Some(purposes) if !purposes.code_signing && !purposes.any => Err(Flaw::NotForCodeSigning),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what holds of a root beyond being an issuer.
+    pub(super) fn check_root(&self) -> Result<(), Flaw> {
+        if self.purposes.is_some() {
+            return Err(Flaw::RootWithPurpose);
+        }
+        match &self.authority_key_id {
+            Some(_) if self.authority_key_id != self.subject_key_id => Err(Flaw::RootKeyIds),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_validity(&self, at: UnixTime) -> Result<(), Flaw> {
+        if at < self.not_before {
+            return Err(Flaw::NotYetValid {
+                from: self.not_before,
+                at,
+            });
+        }
+        if at > self.not_after {
+            return Err(Flaw::Expired {
+                until: self.not_after,
+                at,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Usage {
+    fn of(usage: &KeyUsage) -> Self {
+        Self {
+            digital_signature: usage.digital_signature(),
+            key_cert_sign: usage.key_cert_sign(),
+        }
+    }
+}
+
+impl Purposes {
+    fn of(purposes: &ExtendedKeyUsage<'_>) -> Self {
+        Self {
+            code_signing: purposes.code_signing,
+            any: purposes.any,
+        }
+    }
+}
+
+/// A serial number as hexadecimal; `None` unless it is positive and has at most 20 bytes (RFC 5280, 4.1.2.2).
+fn serial_number(raw: &[u8]) -> Option<String> {
+    let positive = raw.first().is_some_and(|first| first & 0x80 == 0) && raw.iter().any(|&b| b != 0);
+    (positive && raw.len() <= 20).then(|| HEXLOWER.encode(raw))
+}
+
+/// A certificate that no path may use, with its subject if it has one.
+#[derive(Clone, Debug)]
+pub(super) struct Unusable {
+    pub(super) subject: Option<Name>,
+    pub(super) flaw: Flaw,
+}
+
+/// Why a certificate may not stand where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is larger than [`MAX_CERTIFICATE_BYTES`].
+    TooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// It is not the DER of a certificate.
+    NotDer,
+    /// It is not X.509 version 3.
+    Version,
+    /// Its serial number is not positive or too long.
+    SerialNumber,
+    /// What is signed names another algorithm than the signature does.
+    AlgorithmMismatch,
+    /// It is signed with an algorithm that is not used: SHA-1, DSA, PSS with other parameters, and so on.
+    SignatureAlgorithm {
+        /// The algorithm's object identifier.
+        oid: String,
+    },
+    /// Its key is of a kind that is not used.
+    Key(KeyError),
+    /// Its RSA key is too short, too long or odd in length.
+    RsaBits {
+        /// The length in bits.
+        bits: usize,
+    },
+    /// It has an extension twice.
+    DuplicateExtension {
+        /// The extension's object identifier.
+        oid: String,
+    },
+    /// An extension cannot be read.
+    UnreadableExtension {
+        /// The extension's object identifier.
+        oid: String,
+    },
+    /// A critical extension is not known, or must not be critical.
+    CriticalExtension {
+        /// The extension's object identifier.
+        oid: String,
+    },
+    /// It constrains names, which is not evaluated.
+    NameConstraints,
+    /// It constrains policies, which is not evaluated.
+    PolicyConstraints,
+    /// Its time has not come.
+    NotYetValid {
+        /// When it begins.
+        from: UnixTime,
+        /// The time that was asked about.
+        at: UnixTime,
+    },
+    /// Its time is over.
+    Expired {
+        /// When it ended.
+        until: UnixTime,
+        /// The time that was asked about.
+        at: UnixTime,
+    },
+    /// Neither its key usage nor its extended key usage says that it signs.
+    NoPurpose,
+    /// Its key usage does not include digitalSignature.
+    NoDigitalSignature,
+    /// Its extended key usage is not codeSigning.
+    NotForCodeSigning,
+    /// It is an authority, and its key usage does not say that it signs anything but certificates.
+    AuthorityAsLeaf,
+    /// It may sign certificates and is no authority.
+    CertSignWithoutCa,
+    /// It has no subject.
+    NoSubject,
+    /// It is no authority.
+    NotAnAuthority,
+    /// It is an authority in a way that may be overlooked.
+    BasicConstraintsNotCritical,
+    /// Its key usage does not include keyCertSign.
+    NoCertSign,
+    /// There are more intermediates beneath it than it allows.
+    PathLength {
+        /// How many it allows.
+        limit: u32,
+    },
+    /// It does not say which key it has.
+    NoSubjectKeyId,
+    /// It does not say which key issued it.
+    NoAuthorityKeyId,
+    /// It is a root that is limited to a purpose.
+    RootWithPurpose,
+    /// It is a root whose key identifiers differ.
+    RootKeyIds,
+    /// Its key did not sign the certificate beneath it.
+    Signature,
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { bytes } => write!(f, "has {bytes} bytes, more than {MAX_CERTIFICATE_BYTES}"),
+            Self::NotDer => write!(f, "is not a DER certificate"),
+            Self::Version => write!(f, "is not X.509 version 3"),
+            Self::SerialNumber => write!(f, "has a serial number that is not positive or has over 20 bytes"),
+            Self::AlgorithmMismatch => write!(f, "names two different signature algorithms"),
+            Self::SignatureAlgorithm { oid } => {
+                write!(f, "is signed with the algorithm {oid}, which is not accepted")
+            }
+            Self::Key(cause) => write!(f, "has a key that is not accepted: {cause}"),
+            Self::RsaBits { bits } => write!(
+                f,
+                "has an RSA key of {bits} bits: accepted are {} to {} in whole bytes",
+                RSA_BITS.start(),
+                RSA_BITS.end()
+            ),
+            Self::DuplicateExtension { oid } => write!(f, "has the extension {oid} twice"),
+            Self::UnreadableExtension { oid } => write!(f, "has a malformed extension {oid}"),
+            Self::CriticalExtension { oid } => {
+                write!(f, "has the extension {oid}, which is not understood, as critical")
+            }
+            Self::NameConstraints => write!(f, "has name constraints, which are not supported"),
+            Self::PolicyConstraints => write!(f, "has policy constraints, which are not supported"),
+            Self::NotYetValid { from, at } => write!(f, "is valid from {from}, and the time is {at}"),
+            Self::Expired { until, at } => write!(f, "expired at {until}, and the time is {at}"),
+            Self::NoPurpose => write!(f, "has neither key usage nor extended key usage"),
+            Self::NoDigitalSignature => write!(f, "has a key usage without digitalSignature"),
+            Self::NotForCodeSigning => write!(f, "has an extended key usage other than codeSigning"),
+            Self::AuthorityAsLeaf => {
+                write!(f, "is an authority whose key usage does not let it sign a model")
+            }
+            Self::CertSignWithoutCa => write!(f, "has the key usage keyCertSign and is no authority"),
+            Self::NoSubject => write!(f, "has no subject"),
+            Self::NotAnAuthority => write!(f, "is no authority (basic constraints without CA)"),
+            Self::BasicConstraintsNotCritical => write!(f, "has basic constraints that are not critical"),
+            Self::NoCertSign => write!(f, "has no key usage keyCertSign"),
+            Self::PathLength { limit } => write!(f, "allows only {limit} intermediates beneath it"),
+            Self::NoSubjectKeyId => write!(f, "has no subject key identifier"),
+            Self::NoAuthorityKeyId => write!(f, "has no authority key identifier"),
+            Self::RootWithPurpose => write!(f, "is a root with an extended key usage"),
+            Self::RootKeyIds => write!(f, "is a root whose authority and subject key identifiers differ"),
+            Self::Signature => write!(f, "did not sign the certificate that names it as issuer"),
+        }
+    }
+}
+
+impl std::error::Error for Flaw {}
