@@ -46,7 +46,10 @@ fn every_signer_layout_and_hash_function_verifies() {
         &rcgen::PKCS_ECDSA_P521_SHA512,
     ];
     for kind in kinds {
-        for signer in [Signer::key(kind), Signer::certificate(kind)] {
+        for (method_name, signer) in [
+            ("key", Signer::key(kind)),
+            ("certificate", Signer::certificate(kind)),
+        ] {
             for algorithm in ALGORITHMS {
                 for method in [Method::Files, Method::Shards(1000), Method::ShardsMangled(65536)] {
                     let layout = Layout { method, algorithm };
@@ -54,7 +57,7 @@ fn every_signer_layout_and_hash_function_verifies() {
                     assert_eq!(
                         outcome.code,
                         Some(0),
-                        "{kind:?} {signer:?} {layout:?}: {outcome:?}"
+                        "{kind:?} {method_name} {layout:?}: {outcome:?}"
                     );
                 }
             }

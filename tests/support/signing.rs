@@ -94,6 +94,8 @@ impl Signer {
         let named = |name: &str| {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
+            // RFC 5280 4.2.1.1 demands it of all but self-signed ones.
+            params.use_authority_key_identifier_extension = true;
             params
         };
         let authority = |name: &str| {
