@@ -152,8 +152,12 @@ impl Problems {
             .iter()
             .map(|(kind, count)| format!("{count} {}", kind.name))
             .collect();
+        let verdict = match gravest.exit {
+            Exit::Io => "cannot be verified",
+            _ => "is not what was signed",
+        };
         let message = format!(
-            "{} is not what was signed ({}): {}",
+            "{} {verdict} ({}): {}",
             shown(model),
             counted.join(", "),
             gravest.remedy
