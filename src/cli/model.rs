@@ -217,11 +217,6 @@ pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
     problems
 }
 
-/// An engine that outlives the tree it was made for, for work in the background.
-pub(super) fn engine_of(tree: &ModelTree) -> Arc<Engine> {
-    Arc::clone(tree.engine())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
