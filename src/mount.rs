@@ -44,6 +44,7 @@ pub struct MountOptions {
 pub struct Session {
     mountpoint: PathBuf,
     background: fuser::BackgroundSession,
+    signals: Signals,
 }
 
 impl Session {
@@ -56,6 +57,9 @@ impl Session {
         if let Err(e) = sys::harden() {
             log::warn!("this process could not be shut off from debuggers and core files: {e}");
         }
+        // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+            .map_err(|error| MountError::Session { mountpoint: mountpoint.clone(), error })?;
         let (uid, gid) = (
             rustix::process::getuid().as_raw(),
             rustix::process::getgid().as_raw(),
@@ -73,10 +77,7 @@ impl Session {
             fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
         };
         match serve() {
-            Ok(background) => Ok(Self {
-                mountpoint,
-                background,
-            }),
+            Ok(background) => Ok(Self { mountpoint, background, signals }),
             Err(e) => {
                 if let Err(e) = attach::detach(&mountpoint, attach::Detach::Lazily) {
                     log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
@@ -91,15 +92,11 @@ impl Session {
     /// # Errors
     /// When the signals cannot be taken over, or the connection to the kernel breaks.
     pub fn wait(self) -> Result<(), MountError> {
-        let Self {
-            mountpoint,
-            background,
-        } = self;
+        let Self { mountpoint, background, mut signals } = self;
         let failed = |error| MountError::Session {
             mountpoint: mountpoint.clone(),
             error,
         };
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
         let handle = signals.handle();
         let at = mountpoint.clone();
         let on_signal = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -139,22 +136,13 @@ fn stop(mountpoint: &Path) -> bool {
     }
 }
 
-/// Checks that something can be mounted here. What a dead daemon left behind is taken away first.
+/// Checks that something can be mounted here. What a dead server left behind is taken away first.
 fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
-    let failed = |problem| MountError::MountPoint {
-        path: mountpoint.to_owned(),
-        problem,
-    };
-    if let Err(e) = mountpoint.metadata()
-        && e.raw_os_error() == Some(libc::ENOTCONN)
-        && table::find(&absolute(mountpoint)).is_some()
-    {
-        log::info!(
-            "{}: a server that is gone left a mount; taking it away",
-            mountpoint.display()
-        );
-        attach::detach(&absolute(mountpoint), attach::Detach::Lazily)
-            .map_err(|e| failed(Problem::Stale(e)))?;
+    let failed = |problem| MountError::MountPoint { path: mountpoint.to_owned(), problem };
+    let at = absolute(mountpoint);
+    if table::find(&at).is_some() && is_dead(&at) {
+        log::info!("{}: a server that is gone left a mount; taking it away", mountpoint.display());
+        attach::detach(&at, attach::Detach::Lazily).map_err(|e| failed(Problem::Stale(e)))?;
     }
     let path = mountpoint.canonicalize().map_err(|e| failed(Problem::from(e)))?;
     if table::find(&path).is_some() {
@@ -165,6 +153,11 @@ fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
         return Err(failed(Problem::NotEmpty));
     }
     Ok(path)
+}
+
+/// Whether nobody serves this mount any more. The kernel answers `stat` from what it remembers, `statfs` never.
+fn is_dead(mountpoint: &Path) -> bool {
+    rustix::fs::statfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
 /// Unmounts what is mounted here.
