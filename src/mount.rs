@@ -52,7 +52,7 @@ impl Session {
     ///
     /// # Errors
     /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
-    pub fn start(fs: ModelFs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+    pub fn start(fs: Arc<ModelFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let mountpoint = prepare(mountpoint)?;
         if let Err(e) = sys::harden() {
             log::warn!("this process could not be shut off from debuggers and core files: {e}");
@@ -75,7 +75,7 @@ impl Session {
                 true => fuser::SessionACL::All,
                 false => fuser::SessionACL::Owner,
             };
-            let adapter = FuseAdapter::new(Arc::new(fs), uid, gid);
+            let adapter = FuseAdapter::new(fs, uid, gid);
             fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
         };
         match serve() {
