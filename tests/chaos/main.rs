@@ -264,7 +264,7 @@ struct Floor {
 /// A tenth of what a slow two-core machine managed.
 const FLOOR: Floor = Floor {
     good: 100,
-    refused: 5,
+    refused: 1,
     mutations: 10,
 };
 

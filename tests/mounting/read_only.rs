@@ -167,6 +167,7 @@ fn nothing_can_be_written() {
         libc::EACCES,
         "a writable mapping",
     );
+    drop(file);
     for (name, bytes) in &model.files {
         assert!(
             fs::read(mounted.file(name)).unwrap() == *bytes,
