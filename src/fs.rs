@@ -79,6 +79,15 @@ impl<'a> Served<'a> {
     }
 }
 
+/// What the kernel may do with the bytes of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Keep them in the page cache, also across opens: what is in there was verified.
+    Keep,
+    /// Ask anew each time.
+    Bypass,
+}
+
 /// Totals of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
@@ -165,15 +174,16 @@ impl ModelFs {
 
     /// Opens a file for reading; a file that one digest covers is verified first. Each success wants a
     /// [`ModelFs::release`].
-    pub fn open(&self, inode: u64, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    pub fn open(&self, inode: u64, done: impl FnOnce(Result<Caching, Error>) + Send + 'static) {
         match self.node(inode).map(Node::content) {
             Err(e) => done(Err(e)),
             Ok(Content::Directory(_)) => done(Err(Error::IsDirectory)),
-            Ok(Content::Memory(_)) => done(Ok(())),
+            Ok(Content::Memory(_)) => done(Ok(Caching::Keep)),
             Ok(Content::File(file)) => {
-                self.tree
-                    .engine()
-                    .open(file, move |result| done(result.map_err(Error::Read)));
+                let caching = caching(file.content());
+                self.tree.engine().open(file, move |result| {
+                    done(result.map(|()| caching).map_err(Error::Read))
+                });
             }
         }
     }
@@ -288,6 +298,15 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
             size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             confirmed: true,
         },
+    }
+}
+
+/// A page of the cache is filled whole or not at all. Where shards are smaller than a page, one that differs
+/// would take its neighbours' bytes with it, so such a file is not cached.
+fn caching(content: &SignedContent) -> Caching {
+    match content {
+        SignedContent::Shards(shards) if shards.shard_size() < u64::from(BLOCK_BYTES) => Caching::Bypass,
+        SignedContent::Shards(_) | SignedContent::Whole(_) => Caching::Keep,
     }
 }
 

@@ -18,7 +18,7 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{Attributes, BLOCK_BYTES, Error, Kind, ModelFs};
+use crate::fs::{Attributes, BLOCK_BYTES, Caching, Error, Kind, ModelFs};
 
 /// How long the kernel may remember names and confirmed attributes: the tree is frozen, so as long as it
 /// likes.
@@ -105,6 +105,8 @@ impl Filesystem for FuseAdapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
+            // Files that are not cached can be mapped all the same.
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             // Pages leave the cache only when the kernel needs the room: mtime and size never change.
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
         ] {
@@ -153,11 +155,18 @@ impl Filesystem for FuseAdapter {
                 return reply.error(errno(&Error::ReadOnly));
             }
             self.fs.open(inode.0, move |result| match result {
-                // Cached pages were verified when they were filled, so a new open may keep them.
-                Ok(()) => reply.opened(
-                    FileHandle(0),
-                    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
-                ),
+                Ok(Caching::Keep) => {
+                    reply.opened(
+                        FileHandle(0),
+                        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+                    );
+                }
+                Ok(Caching::Bypass) => {
+                    reply.opened(
+                        FileHandle(0),
+                        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
+                    );
+                }
                 Err(e) => reply.error(errno(&e)),
             });
         });
