@@ -475,6 +475,45 @@ fn files_that_others_could_have_written_say_nothing_about_trust() {
     );
 }
 
+#[test]
+fn the_policies_that_we_show_are_policies() {
+    for document in ["docs/POLICY.md", "README.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+        let shown = text
+            .split("```toml\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let scene = Scene::new(&FILES);
+        fs::copy(scene.path("key.pub"), scene.path("lab.pub")).unwrap();
+        scene.write("acme-root.pem", &certified(2099).root.pem());
+        let models = format!("{}**", scene.path("").display());
+        scene.write(
+            "policy.toml",
+            &shown.unwrap().replacen("/srv/models/**", &models, 1),
+        );
+        let outcome = scene.run("verify --policy policy.toml bundle model");
+        assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{document}");
+    }
+    let scene = Scene::new(&FILES);
+    let help = scene.run("verify --help").out;
+    let shown: Vec<&str> = help
+        .lines()
+        .skip_while(|l| *l != "  version = 1")
+        .map(str::trim)
+        .collect();
+    fs::copy(scene.path("key.pub"), scene.path("lab.pub")).unwrap();
+    let models = format!("{}**", scene.path("").display());
+    scene.write(
+        "policy.toml",
+        &shown.join("\n").replace("/srv/models/**", &models),
+    );
+    assert_eq!(
+        scene.run("verify --policy policy.toml bundle model").code,
+        0,
+        "{shown:?}"
+    );
+}
+
 /// A root, and a leaf of it that may sign code for `spiffe://acme/signer` between two dates.
 struct Certified {
     root: rcgen::Certificate,
