@@ -995,6 +995,34 @@ fn a_background_mount_returns_when_it_serves_and_lets_go_of_its_caller() {
 }
 
 #[test]
+fn a_server_whose_caller_has_gone_undoes_its_mount() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&FILES);
+    fs::create_dir(scene.path("mnt")).unwrap();
+    let (reader, writer) = io::pipe().unwrap();
+    // Nobody will ever hear that it serves.
+    drop(reader);
+    let mut command =
+        scene.command("--ready-on-stdin mount --log-file log --public-key key.pub bundle model mnt");
+    command.stdin(writer);
+    let outcome = scene.outcome(command);
+    assert_eq!((outcome.code, outcome.err.as_str()), (8, ""), "{outcome:?}");
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !table.contains(&scene.path("mnt").display().to_string()),
+        "{table}"
+    );
+    let log = fs::read_to_string(scene.path("log")).unwrap();
+    assert!(
+        log.contains("the server cannot go into the background (Broken pipe"),
+        "{log}"
+    );
+    assert!(log.ends_with("unmounted again\n"), "{log}");
+}
+
+#[test]
 fn a_refused_mount_says_why_on_the_callers_streams_and_leaves_nothing() {
     let cases: [(&str, &str, i32); 7] = [
         ("", "a missing mount point", 8),
