@@ -38,13 +38,14 @@ pub(super) fn bind(
 ) -> Result<Binding, Failure> {
     anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
-    let bundle = BundleFile::read(bundle, Some(model))?;
+    let bundle = BundleFile::read(bundle, Some(place.path()))?;
     let trusted = anchors::verify(trust, &bundle, &place)?;
     let links = match tree.allow_symlinks {
         true => Links::Follow,
         false => Links::Refuse,
     };
-    let source = ModelDir::open(model, links).map_err(|e| of_source(&e))?;
+    // The place that the policy judged, not what the argument's name may mean by now.
+    let source = ModelDir::open(place.path(), links).map_err(|e| of_source(&e))?;
     let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
     let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
         path,
