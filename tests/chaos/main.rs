@@ -1,0 +1,345 @@
+//! Chaos: readers against an adversary that changes the source while they read.
+//!
+//! Whatever the adversary does, a reader gets the signed bytes or `EIO`: never another byte, never an end
+//! of file before the signed size, never another error, never another size. And the harness has teeth: with
+//! `--features planted-faults` the daemon misbehaves on purpose in each way that matters, and each time the
+//! same harness must notice.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "a test stops at the first surprise"
+)]
+
+mod adversary;
+mod readers;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use adversary::Adversary;
+use adversary::Mutation;
+use modelfs::digest::Algorithm;
+use readers::Access;
+use support::CHUNK;
+use support::modelfs_command;
+use support::mounted::Mounted;
+use support::notice;
+use support::random::Random;
+use support::signing::Layout;
+use support::signing::Signed;
+
+/// How long the daemon stays mounted before the harness mounts anew, because what it has once rejected it
+/// rejects until then. Shorter: more first verifications under attack; longer: more re-checks.
+const EPOCH: Duration = Duration::from_millis(1500);
+
+/// How many readers there are. More than the two cores of a small machine, so that they overtake another.
+const READERS: usize = 3;
+
+/// One set-up that the adversary attacks.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    name: &'static str,
+    layout: Layout,
+    access: Access,
+    /// Whether readers make the kernel forget pages, so that reads reach the daemon again.
+    forget: bool,
+    options: &'static [&'static str],
+}
+
+const SCENARIOS: [Scenario; 6] = [
+    Scenario {
+        name: "whole files, plain reads, pages kept",
+        layout: Layout::FILES,
+        access: Access::Plain,
+        forget: false,
+        options: &[],
+    },
+    Scenario {
+        name: "whole files, plain reads, pages forgotten",
+        layout: Layout::FILES.with(Algorithm::Blake2b),
+        access: Access::Plain,
+        forget: true,
+        options: &["--verify", "background"],
+    },
+    Scenario {
+        name: "whole files, O_DIRECT",
+        layout: Layout::FILES,
+        access: Access::Direct,
+        forget: true,
+        options: &[],
+    },
+    Scenario {
+        name: "whole files, mappings",
+        layout: Layout::FILES,
+        access: Access::Mapped,
+        forget: true,
+        options: &[],
+    },
+    Scenario {
+        name: "shards, plain reads, pages forgotten",
+        layout: Layout::shards(300_000).with(Algorithm::Blake3),
+        access: Access::Plain,
+        forget: true,
+        options: &[],
+    },
+    Scenario {
+        name: "shards, mappings",
+        layout: Layout::shards(CHUNK as u64),
+        access: Access::Mapped,
+        forget: true,
+        options: &["--verify", "background"],
+    },
+];
+
+/// What happened in a run.
+#[derive(Debug, Default)]
+struct Report {
+    good: AtomicU64,
+    refused: AtomicU64,
+    mutations: [AtomicU64; Mutation::ALL.len()],
+    violations: Mutex<Vec<String>>,
+    stop: AtomicBool,
+}
+
+impl Report {
+    fn violation(&self, text: String) {
+        let mut all = self.violations.lock().unwrap();
+        if all.len() < 10 {
+            all.push(text);
+        }
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn mutations(&self) -> BTreeMap<String, u64> {
+        Mutation::ALL
+            .iter()
+            .zip(&self.mutations)
+            .map(|(kind, n)| (format!("{kind:?}"), n.load(Ordering::Relaxed)))
+            .collect()
+    }
+}
+
+/// What readers and the adversary share: the mount of the moment, and the truth.
+struct Arena {
+    model: Signed,
+    scenario: Scenario,
+    /// Held to read by whoever touches the mount or the source, to write by whoever mounts anew. Its value
+    /// is where the mount is.
+    mount: RwLock<PathBuf>,
+    report: Report,
+}
+
+impl Arena {
+    fn new(scenario: Scenario, random: &mut Random) -> Self {
+        let files = [
+            ("config.json", 1000),
+            ("shard/edge-below.bin", CHUNK - 1),
+            ("shard/edge-above.bin", 2 * CHUNK + 1),
+            ("shard/large.bin", (3 << 20) + 4097),
+            ("tokens.bin", 1 << 20),
+        ]
+        .map(|(name, size)| (name, random.bytes(size)));
+        let model = Signed::new(scenario.layout, &files);
+        for (name, bytes) in &model.files {
+            let golden = model.dir().join("golden").join(name);
+            fs::create_dir_all(golden.parent().unwrap()).unwrap();
+            fs::write(golden, bytes).unwrap();
+        }
+        Self {
+            model,
+            scenario,
+            mount: RwLock::default(),
+            report: Report::default(),
+        }
+    }
+
+    /// Runs readers and the adversary for so long, or until something is wrong.
+    fn run(&self, length: Duration, fault: Option<&str>, random: &mut Random) {
+        let deadline = Instant::now() + length;
+        let adversary = Adversary::new(&self.model);
+        std::thread::scope(|scope| {
+            // Nobody may touch the mount before there is one.
+            let mut guard = self.mount.write().unwrap();
+            let mut own = random.fork();
+            let adversary = &adversary;
+            scope.spawn(move || {
+                while !self.report.stopped() {
+                    let _source = self.mount.read().unwrap();
+                    let kind = adversary.strike(&mut own);
+                    Report::count(&self.report.mutations[kind as usize]);
+                }
+            });
+            for _ in 0..READERS {
+                let mut own = random.fork();
+                scope.spawn(move || {
+                    while !self.report.stopped() {
+                        readers::visit(self, &mut own);
+                    }
+                });
+            }
+            let mut warm = false;
+            while Instant::now() < deadline && !self.report.stopped() {
+                let mut command = modelfs_command();
+                if let Some(fault) = fault {
+                    command.env("MODELFS_PLANTED_FAULT", fault);
+                }
+                let mounted = match Mounted::start(command, &self.model, self.scenario.options) {
+                    Ok(mounted) => mounted,
+                    Err(outcome) => {
+                        self.report
+                            .violation(format!("an intact model does not mount: {outcome:?}"));
+                        break;
+                    }
+                };
+                *guard = mounted.path().to_owned();
+                warm = !warm;
+                if warm {
+                    self.insist_on_everything(&mounted, "before the adversary began");
+                }
+                drop(guard);
+                let epoch = (Instant::now() + EPOCH).min(deadline);
+                while Instant::now() < epoch && !self.report.stopped() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                guard = self.mount.write().unwrap();
+                if warm && !self.report.stopped() {
+                    self.insist_on_everything(&mounted, "once the source was as it had been");
+                }
+                if mounted.log().contains("panicked") {
+                    self.report.violation("the daemon panicked".to_owned());
+                }
+                if fault.is_none() && !self.report.stopped() {
+                    mounted.unmount();
+                }
+            }
+            self.report.stop.store(true, Ordering::Relaxed);
+            drop(guard);
+        });
+    }
+
+    /// Each file that was once verified must be readable whenever its source is intact.
+    fn insist_on_everything(&self, mounted: &Mounted, when: &str) {
+        for (name, bytes) in &self.model.files {
+            let path = mounted.file(name);
+            support::sys::drop_cache_at(&path);
+            match fs::read(&path) {
+                Ok(have) if have == *bytes => {}
+                Ok(_) => self.report.violation(format!("{name} has other bytes {when}")),
+                Err(why) => self
+                    .report
+                    .violation(format!("{name} does not read {when}: {why}")),
+            }
+        }
+    }
+}
+
+/// The least that a run of one second must have seen, or it shows nothing.
+struct Floor {
+    good: u64,
+    refused: u64,
+    mutations: u64,
+}
+
+/// A tenth of what a slow two-core machine managed.
+const FLOOR: Floor = Floor {
+    good: 100,
+    refused: 1,
+    mutations: 10,
+};
+
+fn seconds() -> u64 {
+    match std::env::var("MODELFS_CHAOS_SECONDS") {
+        Ok(text) => text.parse().expect("MODELFS_CHAOS_SECONDS is a number"),
+        Err(_) => 60,
+    }
+}
+
+#[test]
+fn readers_get_signed_bytes_or_an_error_whatever_happens_to_the_source() {
+    if !support::can_mount() {
+        return;
+    }
+    let mut random = Random::from_environment("chaos");
+    let length = Duration::from_secs(seconds()) / SCENARIOS.len() as u32;
+    let mut by_kind: BTreeMap<String, u64> = BTreeMap::new();
+    for scenario in SCENARIOS {
+        let arena = Arena::new(scenario, &mut random);
+        arena.run(length, None, &mut random);
+        let report = &arena.report;
+        let mutations = report.mutations();
+        let (good, refused) = (
+            report.good.load(Ordering::Relaxed),
+            report.refused.load(Ordering::Relaxed),
+        );
+        notice(&format!(
+            "chaos, {}: {good} good reads, {refused} EIO, {} mutations {mutations:?}",
+            scenario.name,
+            mutations.values().sum::<u64>()
+        ));
+        let violations = report.violations.lock().unwrap();
+        assert!(violations.is_empty(), "{}: {violations:#?}", scenario.name);
+        let least = |per_second: u64| (length.as_secs_f64() * per_second as f64) as u64;
+        assert!(good >= least(FLOOR.good), "too few good reads: {good}");
+        assert!(refused >= least(FLOOR.refused), "too few refusals: {refused}");
+        let all = mutations.values().sum::<u64>();
+        assert!(all >= least(FLOOR.mutations), "too few mutations: {all}");
+        for (kind, n) in mutations {
+            *by_kind.entry(kind).or_default() += n;
+        }
+    }
+    for (kind, n) in by_kind {
+        assert!(n > 0, "the adversary never did this: {kind}");
+    }
+}
+
+/// Each fault is caught by the same harness with the same readers, in at most so long.
+#[cfg(feature = "planted-faults")]
+#[test]
+fn every_planted_fault_is_caught() {
+    if !support::can_mount() {
+        return;
+    }
+    let patience = Duration::from_secs(15);
+    let mut random = Random::from_environment("planted faults");
+    let mut missed = Vec::new();
+    for fault in ["hash-then-reread", "verify-once", "short-reply", "mapped-source"] {
+        for scenario in [SCENARIOS[1], SCENARIOS[2], SCENARIOS[4]] {
+            let arena = Arena::new(scenario, &mut random);
+            let began = Instant::now();
+            arena.run(patience / 3, Some(fault), &mut random);
+            let violations = arena.report.violations.lock().unwrap();
+            match violations.first() {
+                Some(first) => {
+                    notice(&format!(
+                        "{fault} was caught after {:?} by {}: {first}",
+                        began.elapsed(),
+                        scenario.name
+                    ));
+                }
+                None => missed.push(format!("{fault} by {}", scenario.name)),
+            }
+        }
+    }
+    assert_eq!(missed, Vec::<String>::new(), "the harness did not notice");
+}
