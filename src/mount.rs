@@ -44,6 +44,7 @@ pub struct MountOptions {
 pub struct Session {
     mountpoint: PathBuf,
     background: fuser::BackgroundSession,
+    signals: Signals,
 }
 
 impl Session {
@@ -51,11 +52,16 @@ impl Session {
     ///
     /// # Errors
     /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
-    pub fn start(fs: ModelFs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+    pub fn start(fs: Arc<ModelFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let mountpoint = prepare(mountpoint)?;
         if let Err(e) = sys::harden() {
             log::warn!("this process could not be shut off from debuggers and core files: {e}");
         }
+        // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| MountError::Session {
+            mountpoint: mountpoint.clone(),
+            error,
+        })?;
         let (uid, gid) = (
             rustix::process::getuid().as_raw(),
             rustix::process::getgid().as_raw(),
@@ -69,16 +75,17 @@ impl Session {
                 true => fuser::SessionACL::All,
                 false => fuser::SessionACL::Owner,
             };
-            let adapter = FuseAdapter::new(Arc::new(fs), uid, gid);
+            let adapter = FuseAdapter::new(fs, uid, gid);
             fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
         };
         match serve() {
             Ok(background) => Ok(Self {
                 mountpoint,
                 background,
+                signals,
             }),
             Err(e) => {
-                if let Err(e) = attach::detach(&mountpoint, attach::Detach::Lazily) {
+                if let Err(e) = take_away(&mountpoint, attach::Detach::Lazily) {
                     log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
                 }
                 Err(MountError::Session { mountpoint, error: e })
@@ -94,12 +101,12 @@ impl Session {
         let Self {
             mountpoint,
             background,
+            mut signals,
         } = self;
         let failed = |error| MountError::Session {
             mountpoint: mountpoint.clone(),
             error,
         };
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
         let handle = signals.handle();
         let at = mountpoint.clone();
         let on_signal = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -125,12 +132,12 @@ impl Session {
 /// Unmounts because a signal says so. With files open the mount leaves the tree at once and this process
 /// ends: their readers get an error, and none waits for the others.
 fn stop(mountpoint: &Path) -> bool {
-    match attach::detach(mountpoint, attach::Detach::WhenIdle) {
+    match take_away(mountpoint, attach::Detach::WhenIdle) {
         Ok(()) => return true,
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
         Err(e) => log::warn!("{}: {e}; unmounting it lazily", mountpoint.display()),
     }
-    match attach::detach(mountpoint, attach::Detach::Lazily) {
+    match take_away(mountpoint, attach::Detach::Lazily) {
         Ok(()) => std::process::exit(0),
         Err(e) => {
             log::error!("{}: cannot be unmounted: {e}", mountpoint.display());
@@ -139,22 +146,23 @@ fn stop(mountpoint: &Path) -> bool {
     }
 }
 
-/// Checks that something can be mounted here. What a dead daemon left behind is taken away first.
+/// Checks that something can be mounted here.
 fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
     let failed = |problem| MountError::MountPoint {
         path: mountpoint.to_owned(),
         problem,
     };
-    if let Err(e) = mountpoint.metadata()
-        && e.raw_os_error() == Some(libc::ENOTCONN)
-        && table::find(&absolute(mountpoint)).is_some()
-    {
+    let at = absolute(mountpoint);
+    if table::find(&at).is_some() && is_dead(&at) {
         log::info!(
-            "{}: a server that is gone left a mount; taking it away",
+            "{}: the mount of a server that is gone is replaced",
             mountpoint.display()
         );
-        attach::detach(&absolute(mountpoint), attach::Detach::Lazily)
-            .map_err(|e| failed(Problem::Stale(e)))?;
+        if rustix::process::geteuid().is_root() {
+            // Over it, so that no reader ever sees the bare directory in between; see `take_away`.
+            return Ok(at);
+        }
+        attach::detach(&at, attach::Detach::Lazily).map_err(|e| failed(Problem::Stale(e)))?;
     }
     let path = mountpoint.canonicalize().map_err(|e| failed(Problem::from(e)))?;
     if table::find(&path).is_some() {
@@ -165,6 +173,20 @@ fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
         return Err(failed(Problem::NotEmpty));
     }
     Ok(path)
+}
+
+/// Whether nobody serves this mount any more. The kernel answers `stat` from what it remembers, `statfs` never.
+fn is_dead(mountpoint: &Path) -> bool {
+    rustix::fs::statfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+}
+
+/// Takes a mount away, and with it what dead servers left beneath it.
+fn take_away(mountpoint: &Path, when: attach::Detach) -> io::Result<()> {
+    attach::detach(mountpoint, when)?;
+    while table::find(mountpoint).is_some() && is_dead(mountpoint) {
+        attach::detach(mountpoint, attach::Detach::Lazily)?;
+    }
+    Ok(())
 }
 
 /// Unmounts what is mounted here.
@@ -180,7 +202,7 @@ pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
     if table::find(&path).is_none() {
         return Err(failed(Problem::NotMounted));
     }
-    attach::detach(&path, attach::Detach::WhenIdle).map_err(|e| match e.raw_os_error() {
+    take_away(&path, attach::Detach::WhenIdle).map_err(|e| match e.raw_os_error() {
         Some(libc::EBUSY) => failed(Problem::Busy),
         _ => failed(Problem::Io(e)),
     })

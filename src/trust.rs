@@ -237,8 +237,8 @@ impl TrustedFile {
     }
 }
 
-/// Who signed, and by which method. Texts are as they stand in the certificate; [`fmt::Display`] makes them safe
-/// to print.
+/// Who signed, and by which method. Names are written as RFC 4514 says, with everything escaped that is not
+/// safe to print; other texts are printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signer {
     /// The holder of a key.
@@ -295,9 +295,7 @@ impl fmt::Display for Signer {
                 };
                 write!(
                     f,
-                    "certificate {} issued by {}, serial number {serial}, key {spki_sha256}",
-                    Escaped(names.as_bytes()),
-                    Escaped(issuer.as_bytes())
+                    "certificate {names} issued by {issuer}, serial number {serial}, key {spki_sha256}"
                 )
             }
         }

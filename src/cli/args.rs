@@ -185,6 +185,9 @@ pub(super) struct ServeArgs {
     /// Let other users read the mount.
     #[arg(long, alias = "allow_other")]
     pub(super) allow_other: bool,
+    /// Let readers map files as executable code.
+    #[arg(long, alias = "allow_exec")]
+    pub(super) allow_exec: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,

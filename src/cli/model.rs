@@ -1,7 +1,6 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::json;
@@ -80,14 +79,47 @@ pub(super) struct Problems {
     content: Vec<ContentProblem>,
 }
 
-/// Kinds of problems, the graver first: the first that occurs gives the exit code.
-const GRAVITY: [(&str, Exit); 6] = [
-    ("differs", Exit::ContentDiffers),
-    ("missing", Exit::TreeDiffers),
-    ("wrong-type", Exit::TreeDiffers),
-    ("wrong-size", Exit::TreeDiffers),
-    ("unsigned", Exit::TreeDiffers),
-    ("unreadable", Exit::Io),
+/// A kind of problem: its name, what it amounts to and what to do about it.
+struct Kind {
+    name: &'static str,
+    exit: Exit,
+    remedy: &'static str,
+}
+
+const RESTORE: &str = "restore it from where it came, or have it signed anew";
+
+/// The kinds, the graver first: the first that occurs gives the exit code.
+const KINDS: [Kind; 6] = [
+    Kind {
+        name: "differs",
+        exit: Exit::ContentDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "missing",
+        exit: Exit::TreeDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "wrong-type",
+        exit: Exit::TreeDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "wrong-size",
+        exit: Exit::TreeDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "unsigned",
+        exit: Exit::TreeDiffers,
+        remedy: "remove what is not signed, or have it signed too",
+    },
+    Kind {
+        name: "unreadable",
+        exit: Exit::Io,
+        remedy: "see to its permissions and its disk",
+    },
 ];
 
 impl Problems {
@@ -107,24 +139,26 @@ impl Problems {
 
     /// Nothing, or the failure that they amount to.
     pub(super) fn judge(&self, model: &Path) -> Result<(), Failure> {
-        let counts: Vec<(&str, usize, Exit)> = GRAVITY
-            .into_iter()
-            .map(|(kind, exit)| (kind, self.kinds().filter(|k| *k == kind).count(), exit))
-            .filter(|(_, count, _)| *count > 0)
+        let count = |kind: &Kind| self.kinds().filter(|name| *name == kind.name).count();
+        let found: Vec<(&Kind, usize)> = KINDS
+            .iter()
+            .map(|kind| (kind, count(kind)))
+            .filter(|(_, count)| *count > 0)
             .collect();
-        let Some((_, _, exit)) = counts.first() else {
+        let Some((gravest, _)) = found.first() else {
             return Ok(());
         };
-        let counted: Vec<String> = counts
+        let counted: Vec<String> = found
             .iter()
-            .map(|(kind, count, _)| format!("{count} {kind}"))
+            .map(|(kind, count)| format!("{count} {}", kind.name))
             .collect();
         let message = format!(
-            "{} is not what was signed ({}): restore it from where it came, or have it signed anew",
+            "{} is not what was signed ({}): {}",
             shown(model),
-            counted.join(", ")
+            counted.join(", "),
+            gravest.remedy
         );
-        Err(Failure::new(*exit, message).with("problems", self.json()))
+        Err(Failure::new(gravest.exit, message).with("problems", self.json()))
     }
 
     fn kinds(&self) -> impl Iterator<Item = &'static str> {

@@ -56,7 +56,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 fn digits(text: &str) -> Result<&str, Base64Error> {
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();
-    if text.len() % 4 == 0 && padding <= 2 {
+    if text.len().is_multiple_of(4) && padding <= 2 {
         Ok(digits)
     } else {
         Err(Base64Error::Length {

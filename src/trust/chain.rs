@@ -18,6 +18,8 @@ use crate::path::Escaped;
 use crate::trust::Signer;
 use crate::trust::chain::certificate::Certificate;
 use crate::trust::chain::certificate::Unusable;
+#[cfg(doc)]
+use crate::trust::chain::name::Name;
 use crate::trust::chain::signature::SubjectKey;
 use crate::trust::key::PublicKey;
 use crate::trust::pem;
@@ -235,13 +237,19 @@ impl<'a> Search<'a> {
                 }
             }
         }
-        let candidates: Vec<_> = self
-            .intermediates
-            .iter()
-            .copied()
-            .filter(|issuer| child.names_as_issuer(issuer) && !path.iter().any(|c| c.is_same_entity(issuer)))
-            .collect();
-        for issuer in candidates {
+        for issuer in self.intermediates.clone() {
+            if !child.names_as_issuer(issuer) {
+                continue;
+            }
+            if issuer.names_as_issuer(issuer) {
+                // It would lead back to itself, and it is none of the roots.
+                let subject = issuer.subject.as_str().to_owned();
+                self.note(length + 1, ChainError::UntrustedRoot { subject });
+                continue;
+            }
+            if path.iter().any(|c| c.is_same_entity(issuer)) {
+                continue;
+            }
             let checked = issuer
                 .check_issuer(self.at, beneath)
                 .and_then(|()| issuer.check_intermediate());
@@ -262,9 +270,17 @@ impl<'a> Search<'a> {
                 self.note(length, ChainError::unusable(issuer.clone()));
             }
         }
+        let mut known = self.anchor.roots.iter().chain(self.intermediates.iter().copied());
+        let other_key = known.any(|other| other.subject == child.issuer && !child.names_as_issuer(other));
         let issuer = child.issuer.as_str().to_owned();
         let subject = child.subject.as_str().to_owned();
-        self.note(length, ChainError::NoIssuer { subject, issuer });
+        self.note(
+            length,
+            match other_key {
+                true => ChainError::OtherIssuerKey { subject, issuer },
+                false => ChainError::NoIssuer { subject, issuer },
+            },
+        );
         Ok(false)
     }
 
@@ -363,6 +379,18 @@ pub enum ChainError {
         /// The issuer's name.
         issuer: String,
     },
+    /// The issuer at hand has the right name and another key.
+    OtherIssuerKey {
+        /// Whose issuer is wanted.
+        subject: String,
+        /// The issuer's name.
+        issuer: String,
+    },
+    /// The chain ends at a root that the operator did not give.
+    UntrustedRoot {
+        /// The root's subject.
+        subject: String,
+    },
     /// There would be too many intermediates.
     TooLong {
         /// How many are allowed.
@@ -398,14 +426,14 @@ impl ChainError {
     }
 }
 
-/// A name from a certificate, for a message.
+/// A name from a certificate, for a message; see [`Name::as_str`] for why it is safe to print.
 struct Shown<'a>(&'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             "" => f.write_str("without a subject"),
-            name => Escaped(name.as_bytes()).fmt(f),
+            name => f.write_str(name),
         }
     }
 }
@@ -432,6 +460,19 @@ impl fmt::Display for ChainError {
                 Shown(subject),
                 Shown(issuer)
             ),
+            Self::OtherIssuerKey { subject, issuer } => write!(
+                f,
+                "the certificate {} was issued by {} with another key than the certificates of that name have",
+                Shown(subject),
+                Shown(issuer)
+            ),
+            Self::UntrustedRoot { subject } => {
+                write!(
+                    f,
+                    "the certificate chain ends at {}, which is not trusted",
+                    Shown(subject)
+                )
+            }
             Self::TooLong { limit } => {
                 write!(f, "the certificate chain has more than {limit} intermediates")
             }
@@ -443,7 +484,7 @@ impl fmt::Display for ChainError {
                 write!(f, "the signer's certificate is not for {wanted} but for ")?;
                 for (at, name) in found.iter().enumerate() {
                     let comma = if at == 0 { "" } else { ", " };
-                    write!(f, "{comma}{}", Escaped(name.as_bytes()))?;
+                    write!(f, "{comma}{name}")?;
                 }
                 Ok(())
             }

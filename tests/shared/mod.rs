@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 /// The folder of one kind of vectors, or `None` and a printed notice of what was left out.
-pub fn vectors(kind: &str) -> Option<PathBuf> {
+pub(crate) fn vectors(kind: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/vectors")
         .join(kind);
@@ -22,19 +22,20 @@ pub fn vectors(kind: &str) -> Option<PathBuf> {
 }
 
 /// Reads a file of the vectors, which are complete or not there at all.
-pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
+pub(crate) fn read(path: impl AsRef<Path>) -> Vec<u8> {
     let path = path.as_ref();
     fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Reads a JSON file of the vectors.
-pub fn read_json(path: impl AsRef<Path>) -> Value {
+pub(crate) fn read_json(path: impl AsRef<Path>) -> Value {
     let path = path.as_ref();
     serde_json::from_slice(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// An error with all its causes, as a person reads it.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+#[allow(dead_code, reason = "not every test crate that includes this needs it")]
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {}", with_causes(cause)),
         None => error.to_string(),

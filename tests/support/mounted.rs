@@ -87,6 +87,7 @@ impl Mounted {
         let log = path.with_extension("log");
         let said = path.with_extension("said");
         let before = mount_entry(path);
+        let was_dead = rustix::fs::statfs(path).is_err();
         command
             .args(["mount", "--foreground", "--log-file"])
             .arg(&log)
@@ -106,7 +107,8 @@ impl Mounted {
                     stderr: fs::read_to_string(&said).unwrap_or_default(),
                 });
             }
-            if mount_entry(path) != before && fs::metadata(path).is_ok() {
+            // A mount over a dead one looks the same in the table; only a live one answers `statfs`.
+            if (was_dead || mount_entry(path) != before) && rustix::fs::statfs(path).is_ok() {
                 break;
             }
             if began.elapsed() > PATIENCE {

@@ -81,7 +81,7 @@ impl Certificate {
             return Err(nameless(Flaw::TooLarge { bytes: der.len() }));
         }
         let parsed = match X509Certificate::from_der(der) {
-            Ok((rest, parsed)) if rest.is_empty() => parsed,
+            Ok(([], parsed)) => parsed,
             _ => return Err(nameless(Flaw::NotDer)),
         };
         Self::of(der, &parsed).map_err(|flaw| Unusable {
@@ -467,7 +467,7 @@ impl fmt::Display for Flaw {
                 write!(f, "is an authority whose key usage does not let it sign a model")
             }
             Self::CertSignWithoutCa => write!(f, "has the key usage keyCertSign and is no authority"),
-            Self::NoSubject => write!(f, "has no subject"),
+            Self::NoSubject => write!(f, "has no subject, nor critical alternative names in its place"),
             Self::NotAnAuthority => write!(f, "is no authority (basic constraints without CA)"),
             Self::BasicConstraintsNotCritical => write!(f, "has basic constraints that are not critical"),
             Self::NoCertSign => write!(f, "has no key usage keyCertSign"),

@@ -30,7 +30,8 @@ impl Name {
         }
     }
 
-    /// The name as RFC 4514 writes it: most specific part first, special characters escaped.
+    /// The name as RFC 4514 writes it: most specific part first, special characters escaped. What could
+    /// confuse a terminal is escaped too, so this is safe to print, and to copy into a policy.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
@@ -44,7 +45,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.is_empty() {
             true => f.write_str("(no name)"),
-            false => Escaped(self.text.as_bytes()).fmt(f),
+            false => f.write_str(&self.text),
         }
     }
 }
@@ -68,8 +69,10 @@ pub(super) enum AlternativeName {
 impl AlternativeName {
     /// `None` when the name is not of the characters that its kind has.
     pub(super) fn of(name: &GeneralName<'_>) -> Option<Self> {
-        // RFC 5280, 4.2.1.6: these three are IA5String; the parser lets other characters through.
-        let ascii = |text: &str| (text.is_ascii() && !text.is_empty()).then(|| text.to_owned());
+        // RFC 5280, 4.2.1.6: these three are IA5String; the parser lets other characters through. Control
+        // characters stand in none of them, and would not be safe to print.
+        let printable = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~'));
+        let ascii = |text: &str| (printable(text) && !text.is_empty()).then(|| text.to_owned());
         Some(match name {
             GeneralName::RFC822Name(text) => Self::Email(ascii(text)?),
             GeneralName::URI(text) => Self::Uri(ascii(text)?),
@@ -146,11 +149,22 @@ fn escape(text: &str) -> String {
             '"' | '+' | ',' | ';' | '<' | '>' | '\\' => out.extend(['\\', c]),
             '#' if at == 0 => out.push_str("\\#"),
             ' ' if at == 0 || at == last => out.push_str("\\ "),
-            '\0' => out.push_str("\\00"),
-            _ => out.push(c),
+            _ if is_plain(c) => out.push(c),
+            _ => {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    out.push_str(&format!("\\{byte:02x}"));
+                }
+            }
         }
     }
     out
+}
+
+/// Whether a character is shown as itself.
+fn is_plain(c: char) -> bool {
+    let mut buffer = [0; 4];
+    let text: &str = c.encode_utf8(&mut buffer);
+    Escaped(text.as_bytes()).to_string() == text
 }
 
 fn hex(value: &Any<'_>) -> String {
@@ -171,7 +185,8 @@ mod tests {
             (" ", "\\ "),
             ("#a#", "\\#a#"),
             ("a\\,b", "a\\\\\\,b"),
-            ("a\0b", "a\\00b"),
+            ("a\0b\n", "a\\00b\\0a"),
+            ("\u{202e}\u{e4}", "\\e2\\80\\ae\u{e4}"),
             ("\"<>;", "\\\"\\<\\>\\;"),
             ("", ""),
         ] {

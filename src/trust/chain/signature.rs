@@ -95,7 +95,7 @@ impl SubjectKey {
                     return Err(Flaw::Key(KeyError::NotAKey));
                 }
                 let bits_of_modulus = significant_bits(rsa.modulus);
-                if !RSA_BITS.contains(&bits_of_modulus) || bits_of_modulus % 8 != 0 {
+                if !RSA_BITS.contains(&bits_of_modulus) || !bits_of_modulus.is_multiple_of(8) {
                     return Err(Flaw::RsaBits {
                         bits: bits_of_modulus,
                     });
