@@ -10,6 +10,10 @@ pub mod chain;
 mod dsse;
 pub mod key;
 mod pem;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::fmt;

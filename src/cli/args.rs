@@ -206,6 +206,14 @@ pub(super) struct LimitArgs {
     /// Refuse signed files larger than this, in bytes or with K, M or G (of 1024).
     #[arg(long, alias = "max_file_size", value_name = "BYTES", value_parser = parse_bytes)]
     pub(super) max_file_size: Option<u64>,
+    /// Give readers an error when the source does not answer one call for this long.
+    #[arg(
+        long,
+        alias = "source_timeout",
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(super) source_timeout: Option<u32>,
 }
 
 /// `--unsigned`.

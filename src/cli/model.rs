@@ -1,6 +1,7 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
@@ -68,7 +69,9 @@ fn options(limits: &LimitArgs) -> Options {
         threads: limits.threads.unwrap_or(default.threads),
         memory: limits.memory.unwrap_or(default.memory),
         max_file_bytes: limits.max_file_size.unwrap_or(default.max_file_bytes),
-        ..default
+        source_timeout: limits.source_timeout.map_or(default.source_timeout, |seconds| {
+            Duration::from_secs(seconds.into())
+        }),
     }
 }
 
@@ -152,8 +155,12 @@ impl Problems {
             .iter()
             .map(|(kind, count)| format!("{count} {}", kind.name))
             .collect();
+        let verdict = match gravest.exit {
+            Exit::Io => "cannot be verified",
+            _ => "is not what was signed",
+        };
         let message = format!(
-            "{} is not what was signed ({}): {}",
+            "{} {verdict} ({}): {}",
             shown(model),
             counted.join(", "),
             gravest.remedy

@@ -68,9 +68,10 @@ pub(super) fn run(
             "$MODELFS_LOG must be one of error, warn, info and debug",
         )
     })?;
-    log::start(Destination::standard_error(), level);
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
     let tree = prepare(args, json)?;
+    // Only now: what is found before is told as the command's own result, once.
+    log::start(Destination::standard_error(), level);
     let served = serve(tree, args, json, half, log_file);
     ::log::logger().flush();
     served.map(|()| Exit::Done.into())

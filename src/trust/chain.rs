@@ -9,6 +9,8 @@ mod certificate;
 mod identity;
 mod name;
 mod signature;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -485,3 +485,53 @@ fn an_opened_file_has_its_confirmed_size() {
         model.content("config.json").len() as u64
     );
 }
+
+#[test]
+fn shards_smaller_than_a_page_fail_alone() {
+    if !support::can_mount() {
+        return;
+    }
+    for shard in [1, 100, 4095] {
+        let mut random = Random::from_environment("small shards");
+        let model = Signed::new(
+            Layout::shards(shard as u64),
+            &[
+                ("a.bin", random.bytes(3 * shard + shard / 2)),
+                ("b.bin", random.bytes(10_000)),
+            ],
+        );
+        let truth = model.content("a.bin");
+        let mut bytes = truth.to_vec();
+        bytes[2 * shard - 1] ^= 1;
+        fs::write(model.source("a.bin"), bytes).unwrap();
+        let mounted = Mounted::new(&model);
+        let file = File::open(mounted.file("a.bin")).unwrap();
+        for at in 0..truth.len() {
+            let mut byte = [0];
+            let result = file.read_at(&mut byte, at as u64);
+            if (shard..2 * shard).contains(&at) {
+                assert_errno(result, libc::EIO, "the damaged shard");
+            } else {
+                assert_eq!(result.unwrap(), 1);
+                assert_eq!(byte[0], truth[at], "{at}");
+            }
+        }
+        assert_errno(
+            fs::read(mounted.file("a.bin")),
+            libc::EIO,
+            "across the damaged shard",
+        );
+        drop(file);
+        // A file that is whole can be read and mapped as any other.
+        let whole = File::open(mounted.file("b.bin")).unwrap();
+        let truth = model.content("b.bin");
+        assert!(fs::read(mounted.file("b.bin")).unwrap() == truth);
+        for flags in [libc::MAP_SHARED, libc::MAP_PRIVATE] {
+            let mut out = vec![0; truth.len()];
+            Mapping::read(&whole, flags).unwrap().copy(0, &mut out);
+            assert!(out == truth);
+        }
+        drop(whole);
+        mounted.unmount();
+    }
+}
