@@ -13,6 +13,7 @@ mod support;
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -306,4 +307,229 @@ fn a_log_that_nobody_reads_does_not_hold_up_readers() {
     let (refused, good) = opened.expect("readers wait for the log");
     assert_eq!(refused, names.len());
     assert_eq!(good.unwrap(), [2; 10]);
+}
+
+#[test]
+fn a_signal_ends_serving_even_while_the_source_hangs() {
+    if !support::can_mount() {
+        return;
+    }
+    let model = three();
+    let gate = Arc::new(Gate::default());
+    let closed = Arc::clone(&gate);
+    let _source = Source::mount(
+        &model.model,
+        &model.files,
+        Box::new(move |ask| {
+            if ask.name == "a.bin" {
+                closed.pass();
+            }
+            Ok(ask.truth())
+        }),
+    );
+    let mounted = Mounted::new(&model);
+    let path = mounted.file("a.bin");
+    let (send, receive) = channel();
+    std::thread::spawn(move || send.send(File::open(path)).ok());
+    sleep(Duration::from_millis(500));
+    support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
+    let reader = receive.recv_timeout(SOON);
+    let left = support::mounted::mount_entry(mounted.path());
+    gate.open();
+    let reader = reader.expect("the reader hangs on with a server that was told to end");
+    assert!(reader.is_err(), "{reader:?}");
+    assert_eq!(left, None);
+}
+
+#[test]
+fn a_file_is_readable_again_once_threads_can_be_started_again() {
+    if !support::can_mount() || !support::is_root() {
+        return;
+    }
+    let model = three();
+    let mounted = Mounted::new(&model);
+    // An empty file would have started threads; here there are none of the engine's yet. Address space for
+    // the heap but not for a stack stands for a container that may have no further task.
+    let limit = |space: &str| {
+        done(Command::new("prlimit").args(["--pid", &mounted.pid().to_string(), &format!("--as={space}")]));
+    };
+    let taken = memory(mounted.pid(), "VmSize:") * 1024;
+    limit(&format!("{}:unlimited", taken + (150 << 10)));
+    let path = mounted.file("c.json");
+    let refused = within(SOON, move || {
+        // More often than a file may have threads.
+        (0..4).filter(|_| File::open(&path).is_err()).count()
+    });
+    limit("unlimited:unlimited");
+    assert_eq!(refused, Some(4), "without threads each reader gets an error");
+    let path = mounted.file("c.json");
+    let read = within(SOON, move || fs::read(path));
+    // The reader that hangs goes with the mount.
+    let read = read.expect("the file hangs for ever after threads were short");
+    assert!(read.unwrap() == model.content("c.json"));
+}
+
+#[test]
+fn a_status_fits_its_attribute_whatever_was_signed() {
+    if !support::can_mount() {
+        return;
+    }
+    let content = b"x".to_vec();
+    let resources = support::signing::resources("a", &content, Layout::FILES);
+    let mut model = Signed::staged(Layout::FILES, Vec::new(), |dir| fs::write(dir.join("a"), &content).unwrap());
+    // JSON spells each of these with six characters.
+    let signer = support::signing::Signer::p256();
+    let payload = support::signing::statement(&"\u{1}".repeat(20_000), Layout::FILES, resources);
+    fs::write(&model.bundle, signer.bundle(&payload)).unwrap();
+    model.trust = signer.trust(model.dir());
+    match Mounted::start(support::modelfs_command(), &model, &[]) {
+        Ok(mounted) => assert_eq!(mounted.status()["files"]["total"], 1),
+        Err(refused) => assert_eq!(refused.code, Some(3), "{refused:?}"),
+    }
+}
+
+#[test]
+fn a_read_that_meets_a_damaged_shard_ends_before_it_and_the_next_one_fails() {
+    if !support::can_mount() {
+        return;
+    }
+    const SHARD: usize = 1 << 20;
+    let truth = Random::from_seed(3).bytes(8 * SHARD);
+    let model = Signed::new(Layout::shards(SHARD as u64), &[("w", truth.clone())]);
+    let source = File::options().write(true).open(model.source("w")).unwrap();
+    source.write_at(b"damage", 5 * SHARD as u64 + 17).unwrap();
+    let mounted = Mounted::new(&model);
+    let file = File::open(mounted.file("w")).unwrap();
+    let mut buffer = vec![0; truth.len()];
+    let mut at = 0;
+    // Whatever the kernel makes of it, a reader who goes on meets the error, never an end.
+    let why = loop {
+        match file.read_at(&mut buffer[at..], at as u64) {
+            Ok(0) => panic!("a silent end at {at}"),
+            Ok(read) => at += read,
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(why.raw_os_error(), Some(libc::EIO), "{why}");
+    assert_eq!(at, 5 * SHARD);
+    assert!(buffer[..at] == truth[..at]);
+    let rest = 6 * SHARD;
+    assert_eq!(support::sys::read_full(&file, &mut buffer[rest..], rest as u64).unwrap(), 2 * SHARD);
+    assert!(buffer[rest..] == truth[rest..]);
+}
+
+#[test]
+fn links_to_what_is_no_plain_file_cost_eio_and_nothing_waits() {
+    if !support::can_mount() || !support::is_root() {
+        return;
+    }
+    let targets = [
+        ("zero", "/dev/zero"),
+        ("terminal", "/dev/tty"),
+        ("random", "/dev/urandom"),
+        ("pipe", "../pipe"),
+        ("folder", "/"),
+        ("itself", "itself"),
+        ("magic", "/proc/self/fd/1"),
+        ("thread", "/proc/thread-self/fd/1"),
+        ("memory", "/proc/self/mem"),
+        ("status", "/proc/self/status"),
+        ("nowhere", "../../nowhere"),
+    ];
+    let files: Vec<(&str, Vec<u8>)> = targets
+        .iter()
+        .map(|(name, _)| (*name, vec![b'x'; 4096]))
+        .chain([("good", b"good".to_vec())])
+        .collect();
+    let model = Signed::new(Layout::FILES, &files);
+    done(Command::new("mkfifo").arg(model.dir().join("pipe")));
+    for links in [&[][..], &["--allow-symlinks"]] {
+        let mounted = Mounted::with(&model, links);
+        for (name, target) in targets {
+            fs::remove_file(model.source(name)).unwrap();
+            std::os::unix::fs::symlink(target, model.source(name)).unwrap();
+        }
+        for (name, _) in targets {
+            let path = mounted.file(name);
+            let opened = within(SOON, move || File::open(path).map(drop));
+            let why = opened.unwrap_or_else(|| panic!("{name} hangs")).unwrap_err();
+            assert_eq!(why.raw_os_error(), Some(libc::EIO), "{name}: {why}");
+            assert_eq!(fs::metadata(mounted.file(name)).unwrap().len(), 4096);
+        }
+        assert_eq!(fs::read(mounted.file("good")).unwrap(), b"good");
+        mounted.unmount();
+        for (name, bytes) in &files {
+            fs::remove_file(model.source(name)).unwrap();
+            fs::write(model.source(name), bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_mount_made_writable_by_root_still_writes_nothing() {
+    if !support::can_mount() || !support::is_root() {
+        return;
+    }
+    let model = three();
+    let mounted = Mounted::new(&model);
+    done(Command::new("mount").args(["-i", "-o", "remount,rw,suid,dev,exec"]).arg(mounted.path()));
+    let a = mounted.file("a.bin");
+    let new = mounted.file("new");
+    let read_only = |result: std::io::Result<()>, what: &str| {
+        let why = result.expect_err(what);
+        assert_eq!(why.raw_os_error(), Some(libc::EROFS), "{what}: {why}");
+    };
+    let open = |options: &mut fs::OpenOptions| options.open(&a).map(drop);
+    read_only(open(File::options().write(true)), "open for writing");
+    read_only(open(File::options().append(true)), "open for appending");
+    read_only(open(File::options().read(true).write(true)), "open for both");
+    read_only(open(File::options().write(true).truncate(true)), "truncating open");
+    read_only(File::create_new(&new).map(drop), "create");
+    read_only(fs::create_dir(&new), "mkdir");
+    read_only(fs::remove_file(&a), "unlink");
+    read_only(fs::rename(&a, &new), "rename");
+    read_only(fs::rename(&a, mounted.file("b.bin")), "rename over another");
+    read_only(fs::hard_link(&a, &new), "link");
+    read_only(std::os::unix::fs::symlink("x", &new), "symlink");
+    read_only(std::os::unix::fs::chown(&a, Some(1), Some(1)), "chown");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    read_only(fs::set_permissions(&a, mode), "chmod");
+    let long = std::ffi::CString::new(a.as_os_str().as_encoded_bytes()).unwrap();
+    read_only(support::sys::truncate(&long, 1), "truncate");
+    let flags = rustix::fs::XattrFlags::empty();
+    // Revision 2, effective, without a capability: what the kernel lets pass.
+    let mut capability = [0; 20];
+    (capability[0], capability[3]) = (1, 2);
+    read_only(rustix::fs::setxattr(&a, "user.x", b"1", flags).map_err(Into::into), "setxattr");
+    read_only(
+        rustix::fs::setxattr(&a, "security.capability", &capability, flags).map_err(Into::into),
+        "file capabilities",
+    );
+    read_only(
+        rustix::fs::removexattr(&a, "user.modelfs.state").map_err(Into::into),
+        "removexattr",
+    );
+    assert!(fs::read(&a).unwrap() == model.content("a.bin"));
+    assert_eq!(fs::read_dir(mounted.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn a_directory_can_be_listed_from_any_position() {
+    if !support::can_mount() {
+        return;
+    }
+    let model = three();
+    let mounted = Mounted::new(&model);
+    let directory = File::open(mounted.path()).unwrap();
+    let mut room = vec![std::mem::MaybeUninit::uninit(); 4096];
+    for (at, want) in [(0, 5), (1, 4), (2, 3), (4, 1), (5, 0), (6, 0), (1 << 31, 0), (i64::MAX as u64, 0)] {
+        rustix::fs::seek(&directory, rustix::fs::SeekFrom::Start(at)).unwrap();
+        let mut listing = rustix::fs::RawDir::new(&directory, &mut room);
+        let mut count = 0;
+        while let Some(entry) = listing.next() {
+            entry.unwrap();
+            count += 1;
+        }
+        assert_eq!(count, want, "from {at}");
+    }
 }
