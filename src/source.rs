@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
+use rustix::fs::FileType;
 
 use crate::path::{Escaped, ModelPath};
 use crate::sys::{self, Resolve};
@@ -59,10 +59,7 @@ impl ModelDir {
         };
         let path = model.canonicalize().map_err(|e| here(What::from(e)))?;
         let kind = path.metadata().map_err(|e| here(What::from(e)))?;
-        let open = |dir: &Path| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            openat(CWD, dir, flags, Mode::empty()).map_err(|e| here(What::from(io::Error::from(e))))
-        };
+        let open = |dir: &Path| sys::find_directory(dir).map_err(|e| here(What::from(e)));
         let root = if kind.is_dir() {
             Root::Directory(open(&path)?)
         } else if kind.is_file() {

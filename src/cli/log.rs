@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 use std::sync::OnceLock;
@@ -21,6 +22,9 @@ use log::LevelFilter;
 use log::Log;
 use log::Metadata;
 use log::Record;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
 
 use super::failure::plain;
 use crate::trust::UnixTime;
@@ -31,8 +35,8 @@ const MAX_LINES: u32 = 100;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Longest line in bytes; `/dev/log` commonly takes 8 KiB.
-const MAX_LINE_BYTES: usize = 4096;
+/// Longest message in bytes. With what stands before it a line fits into one write to a pipe, 4096 bytes.
+const MAX_LINE_BYTES: usize = 4000;
 
 /// Where the system's log listens.
 const SYSLOG: &str = "/dev/log";
@@ -92,12 +96,22 @@ impl Destination {
         };
         // Nothing can be said about a log that does not take what is said.
         let _ = match self {
-            Self::Stderr | Self::Journal => io::stderr().write_all(line.as_bytes()),
-            Self::File(file) => file.write_all(line.as_bytes()),
+            Self::Stderr | Self::Journal if takes_a_line(&io::stderr()) => {
+                io::stderr().write_all(line.as_bytes())
+            }
+            Self::File(file) if takes_a_line(file) => file.write_all(line.as_bytes()),
+            Self::Stderr | Self::Journal | Self::File(_) => Ok(()),
             Self::Syslog(socket) => socket.send(line.as_bytes()).map(drop),
             Self::Nowhere => Ok(()),
         };
     }
+}
+
+/// Whether a line can be written without waiting. A pipe that can be written to has room for as much as we write
+/// at a time (pipe(7), `PIPE_BUF`).
+fn takes_a_line(destination: &impl AsFd) -> bool {
+    let mut poll = [PollFd::new(destination, PollFlags::OUT)];
+    rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// How many lines this window still has, and how many were left out.

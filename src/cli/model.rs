@@ -38,13 +38,18 @@ pub(super) fn bind(
 ) -> Result<Binding, Failure> {
     anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
-    let bundle = BundleFile::read(bundle, Some(model))?;
+    let bundle = BundleFile::read(bundle, Some(place.path()))?;
     let trusted = anchors::verify(trust, &bundle, &place)?;
     let links = match tree.allow_symlinks {
         true => Links::Follow,
         false => Links::Refuse,
     };
-    let source = ModelDir::open(model, links).map_err(|e| of_source(&e))?;
+    let source = ModelDir::open(place.path(), links).map_err(|e| of_source(&e))?;
+    if source.path() != place.path() {
+        // A folder on the way has become a link since: the policy was asked about another place.
+        let message = format!("{} has moved while it was opened: try again", shown(model));
+        return Err(Failure::new(Exit::Io, message));
+    }
     let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
     let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
         path,

@@ -313,6 +313,63 @@ fn readers_get_signed_bytes_or_an_error_whatever_happens_to_the_source() {
     }
 }
 
+#[test]
+fn a_mount_made_under_attack_serves_signed_bytes_or_nothing() {
+    if !support::can_mount() {
+        return;
+    }
+    let mut random = Random::from_environment("mounting under attack");
+    let length = Duration::from_secs(seconds().min(60)) / 6;
+    for layout in [Layout::FILES, Layout::shards(100_000)] {
+        let scenario = Scenario {
+            layout,
+            ..SCENARIOS[0]
+        };
+        let arena = Arena::new(scenario, &mut random);
+        let adversary = Adversary::new(&arena.model);
+        let stop = AtomicBool::new(false);
+        let mut own = random.fork();
+        let (mut mounts, mut refusals, mut good, mut refused) = (0, 0, 0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    adversary.strike(&mut own);
+                }
+            });
+            let end = Instant::now() + length / 2;
+            while Instant::now() < end {
+                match Mounted::start(modelfs_command(), &arena.model, &[]) {
+                    // Missing, a link or of another size at the moment.
+                    Err(outcome) => {
+                        assert!(matches!(outcome.code, Some(5..=7)), "{outcome:?}");
+                        refusals += 1;
+                    }
+                    Ok(mounted) => {
+                        mounts += 1;
+                        for (name, truth) in &arena.model.files {
+                            match fs::read(mounted.file(name)) {
+                                Ok(bytes) => {
+                                    assert!(bytes == *truth, "{name}: other bytes");
+                                    good += 1;
+                                }
+                                Err(why) => {
+                                    assert_eq!(why.raw_os_error(), Some(libc::EIO), "{name}: {why}");
+                                    refused += 1;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        notice(&format!(
+            "mounting under attack: {mounts} mounts, {refusals} refusals, {good} good files, {refused} EIO"
+        ));
+        assert!(mounts > 0 && good > 0, "nothing was ever served");
+    }
+}
+
 /// How long a planted fault may go unnoticed.
 #[cfg(feature = "planted-faults")]
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -506,14 +506,14 @@ fn shards_smaller_than_a_page_fail_alone() {
         fs::write(model.source("a.bin"), bytes).unwrap();
         let mounted = Mounted::new(&model);
         let file = File::open(mounted.file("a.bin")).unwrap();
-        for at in 0..truth.len() {
+        for (at, want) in truth.iter().enumerate() {
             let mut byte = [0];
             let result = file.read_at(&mut byte, at as u64);
             if (shard..2 * shard).contains(&at) {
                 assert_errno(result, libc::EIO, "the damaged shard");
             } else {
                 assert_eq!(result.unwrap(), 1);
-                assert_eq!(byte[0], truth[at], "{at}");
+                assert_eq!(byte[0], *want, "{at}");
             }
         }
         assert_errno(
