@@ -475,6 +475,45 @@ fn files_that_others_could_have_written_say_nothing_about_trust() {
     );
 }
 
+#[test]
+fn the_policies_that_we_show_are_policies() {
+    for document in ["docs/POLICY.md", "README.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+        let shown = text
+            .split("```toml\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let scene = Scene::new(&FILES);
+        fs::copy(scene.path("key.pub"), scene.path("lab.pub")).unwrap();
+        scene.write("acme-root.pem", &certified(2099).root.pem());
+        let models = format!("{}**", scene.path("").display());
+        scene.write(
+            "policy.toml",
+            &shown.unwrap().replacen("/srv/models/**", &models, 1),
+        );
+        let outcome = scene.run("verify --policy policy.toml bundle model");
+        assert_eq!((outcome.code, outcome.err.as_str()), (0, ""), "{document}");
+    }
+    let scene = Scene::new(&FILES);
+    let help = scene.run("verify --help").out;
+    let shown: Vec<&str> = help
+        .lines()
+        .skip_while(|l| *l != "  version = 1")
+        .map(str::trim)
+        .collect();
+    fs::copy(scene.path("key.pub"), scene.path("lab.pub")).unwrap();
+    let models = format!("{}**", scene.path("").display());
+    scene.write(
+        "policy.toml",
+        &shown.join("\n").replace("/srv/models/**", &models),
+    );
+    assert_eq!(
+        scene.run("verify --policy policy.toml bundle model").code,
+        0,
+        "{shown:?}"
+    );
+}
+
 /// A root, and a leaf of it that may sign code for `spiffe://acme/signer` between two dates.
 struct Certified {
     root: rcgen::Certificate,
@@ -953,6 +992,34 @@ fn a_background_mount_returns_when_it_serves_and_lets_go_of_its_caller() {
             "mnt: no model is mounted here; findmnt -t fuse.modelfs lists them"
         )
     );
+}
+
+#[test]
+fn a_server_whose_caller_has_gone_undoes_its_mount() {
+    if !can_mount() {
+        return;
+    }
+    let scene = Scene::new(&FILES);
+    fs::create_dir(scene.path("mnt")).unwrap();
+    let (reader, writer) = io::pipe().unwrap();
+    // Nobody will ever hear that it serves.
+    drop(reader);
+    let mut command =
+        scene.command("--ready-on-stdin mount --log-file log --public-key key.pub bundle model mnt");
+    command.stdin(writer);
+    let outcome = scene.outcome(command);
+    assert_eq!((outcome.code, outcome.err.as_str()), (8, ""), "{outcome:?}");
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !table.contains(&scene.path("mnt").display().to_string()),
+        "{table}"
+    );
+    let log = fs::read_to_string(scene.path("log")).unwrap();
+    assert!(
+        log.contains("the server cannot go into the background (Broken pipe"),
+        "{log}"
+    );
+    assert!(log.ends_with("unmounted again\n"), "{log}");
 }
 
 #[test]

@@ -44,8 +44,12 @@ pub(super) fn bind(
         true => Links::Follow,
         false => Links::Refuse,
     };
-    // The place that the policy judged, not what the argument's name may mean by now.
     let source = ModelDir::open(place.path(), links).map_err(|e| of_source(&e))?;
+    if source.path() != place.path() {
+        // A folder on the way has become a link since: the policy was asked about another place.
+        let message = format!("{} has moved while it was opened: try again", shown(model));
+        return Err(Failure::new(Exit::Io, message));
+    }
     let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
     let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
         path,
