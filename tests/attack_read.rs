@@ -14,6 +14,7 @@ mod support;
 use std::fs;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
@@ -197,7 +198,7 @@ fn a_mount_that_lies_over_ours_is_not_taken_for_ours() {
     let unmount = support::modelfs(["unmount".as_ref(), over.as_os_str()]);
     let top = support::mounted::mount_entry(&over).unwrap();
     support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
-    sleep(Duration::from_millis(300));
+    mounted.wait();
     let top_after_signal = support::mounted::mount_entry(&over);
     if top_after_signal.as_ref().is_some_and(|top| top.kind == "tmpfs") {
         done(Command::new("umount").arg(&over));
@@ -210,9 +211,61 @@ fn a_mount_that_lies_over_ours_is_not_taken_for_ours() {
         Some("tmpfs"),
         "a signal took away what is not ours"
     );
+    if support::mounted::mount_entry(&over).is_some() {
+        let why = fs::read_dir(&over).expect_err("nobody serves it");
+        assert_eq!(why.raw_os_error(), Some(libc::ENOTCONN), "{why}");
+    }
+}
+
+/// Sends SIGTERM and asserts that the server ends; what is left of the mount is taken away.
+fn ends_on_a_signal(mounted: &mut Mounted, left: &Path) {
+    // It takes signals before it mounts, but looks at them only once it serves.
+    sleep(Duration::from_millis(300));
     support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
-    mounted.wait();
-    assert_eq!(support::mounted::mount_entry(&over), None, "a second signal unmounts");
+    let began = Instant::now();
+    let mut ended = None;
+    while ended.is_none() && began.elapsed() < SOON {
+        sleep(Duration::from_millis(20));
+        ended = mounted.ended();
+    }
+    if ended.is_none() {
+        mounted.kill();
+    }
+    if support::mounted::mount_entry(left).is_some() {
+        support::mounted::unmount_lazily(left);
+    }
+    assert!(ended.is_some(), "the server does not end");
+}
+
+#[test]
+fn a_signal_ends_serving_even_when_the_mount_is_seen_elsewhere_too() {
+    if !support::can_mount() || !support::is_root() {
+        return;
+    }
+    let model = three();
+    let mut mounted = Mounted::new(&model);
+    let other = support::mounted::new_mount_point(model.dir());
+    done(Command::new("mount").arg("--bind").args([mounted.path(), &other]));
+    assert!(fs::read(other.join("c.json")).unwrap() == model.content("c.json"));
+    ends_on_a_signal(&mut mounted, &other);
+}
+
+#[test]
+fn a_signal_ends_serving_even_when_a_directory_above_was_renamed() {
+    if !support::can_mount() {
+        return;
+    }
+    let model = three();
+    let parent = model.dir().join("parent");
+    fs::create_dir(&parent).unwrap();
+    let at = support::mounted::new_mount_point(&parent);
+    let mut mounted = Mounted::at(support::modelfs_command(), &model, &at, &[]).unwrap();
+    let moved = model.dir().join("moved");
+    fs::rename(&parent, &moved).unwrap();
+    let at = moved.join(at.file_name().unwrap());
+    let seen = support::mounted::mount_entry(&at);
+    ends_on_a_signal(&mut mounted, &at);
+    assert_eq!(seen.map(|entry| entry.kind).as_deref(), Some("fuse.modelfs"));
 }
 
 #[test]
@@ -353,6 +406,8 @@ fn a_file_is_readable_again_once_threads_can_be_started_again() {
     let limit = |space: &str| {
         done(Command::new("prlimit").args(["--pid", &mounted.pid().to_string(), &format!("--as={space}")]));
     };
+    // All threads that serving itself takes are there by then.
+    sleep(Duration::from_millis(500));
     let taken = memory(mounted.pid(), "VmSize:") * 1024;
     limit(&format!("{}:unlimited", taken + (150 << 10)));
     let path = mounted.file("c.json");
