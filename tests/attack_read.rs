@@ -588,3 +588,89 @@ fn a_directory_can_be_listed_from_any_position() {
         assert_eq!(count, want, "from {at}");
     }
 }
+
+/// A model whose files `f0`, `f1`.. are links into a source that the test controls, and whose `good` is a plain file.
+fn partly_elsewhere(files: usize) -> (Signed, PathBuf, Vec<(String, Vec<u8>)>) {
+    let names: Vec<String> = (0..files).map(|n| format!("f{n}")).collect();
+    let content: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .map(|name| (name.as_str(), name.clone().into_bytes()))
+        .chain([("good", b"good".to_vec())])
+        .collect();
+    let model = Signed::new(Layout::FILES, &content);
+    let elsewhere = model.dir().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for name in &names {
+        fs::remove_file(model.source(name)).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join(name), model.source(name)).unwrap();
+    }
+    let there = model.files.iter().filter(|(name, _)| name != "good").cloned().collect();
+    (model, elsewhere, there)
+}
+
+#[test]
+fn many_files_of_a_hanging_source_do_not_stop_another_file() {
+    if !support::can_mount() {
+        return;
+    }
+    const FILES: usize = 60;
+    let (model, elsewhere, files) = partly_elsewhere(FILES);
+    let gate = Arc::new(Gate::default());
+    let closed = Arc::clone(&gate);
+    let _source = Source::mount(
+        &elsewhere,
+        &files,
+        Box::new(move |ask| {
+            closed.pass();
+            Ok(ask.truth())
+        }),
+    );
+    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "2"]);
+    let readers: Vec<_> = (0..FILES)
+        .map(|n| {
+            let path = mounted.file(&format!("f{n}"));
+            std::thread::spawn(move || File::open(path).map(drop))
+        })
+        .collect();
+    sleep(Duration::from_millis(300));
+    let path = mounted.file("good");
+    let read = within(SOON, move || fs::read(path));
+    gate.open();
+    for reader in readers {
+        reader.join().unwrap().ok();
+    }
+    assert_eq!(read.expect("the other file waits for those that hang").unwrap(), b"good");
+}
+
+#[test]
+fn closing_many_files_of_a_hanging_source_does_not_stop_another_file() {
+    if !support::can_mount() {
+        return;
+    }
+    const FILES: usize = 60;
+    let (model, elsewhere, files) = partly_elsewhere(FILES);
+    let hangs = Arc::new(AtomicBool::new(false));
+    let gate = Arc::new(Gate::default());
+    let (held, closed) = (Arc::clone(&hangs), Arc::clone(&gate));
+    let _source = Source::mount_closing(
+        &elsewhere,
+        &files,
+        Box::new(|ask| Ok(ask.truth())),
+        Box::new(move |_| {
+            if held.load(Ordering::SeqCst) {
+                closed.pass();
+            }
+        }),
+    );
+    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "2"]);
+    let open: Vec<File> = (0..FILES)
+        .map(|n| File::open(mounted.file(&format!("f{n}"))).unwrap())
+        .collect();
+    hangs.store(true, Ordering::SeqCst);
+    drop(open);
+    sleep(Duration::from_millis(300));
+    let path = mounted.file("good");
+    let read = within(SOON, move || fs::read(path));
+    gate.open();
+    assert_eq!(read.expect("the other file waits for those that are closed").unwrap(), b"good");
+}
