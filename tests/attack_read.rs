@@ -237,9 +237,16 @@ fn a_mount_that_was_moved_over_ours_is_not_taken_for_ours() {
     let model = three();
     // Older than our mount, so that the mount table lists it before ours although it lies on top.
     let older = support::mounted::new_mount_point(model.dir());
-    done(Command::new("mount").args(["-t", "tmpfs", "modelfs-test"]).arg(&older));
+    done(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "modelfs-test"])
+            .arg(&older),
+    );
     let mounted = Mounted::new(&model);
-    let moved = Command::new("mount").arg("--move").args([&older, mounted.path()]).status();
+    let moved = Command::new("mount")
+        .arg("--move")
+        .args([&older, mounted.path()])
+        .status();
     if !moved.unwrap().success() {
         support::notice("no mount was moved: the one above is shared");
         support::mounted::unmount_lazily(&older);
@@ -669,7 +676,12 @@ fn partly_elsewhere(files: usize) -> (Signed, PathBuf, Vec<(String, Vec<u8>)>) {
         fs::remove_file(model.source(name)).unwrap();
         std::os::unix::fs::symlink(elsewhere.join(name), model.source(name)).unwrap();
     }
-    let there = model.files.iter().filter(|(name, _)| name != "good").cloned().collect();
+    let there = model
+        .files
+        .iter()
+        .filter(|(name, _)| name != "good")
+        .cloned()
+        .collect();
     (model, elsewhere, there)
 }
 
@@ -704,7 +716,10 @@ fn many_files_of_a_hanging_source_do_not_stop_another_file() {
     for reader in readers {
         reader.join().unwrap().ok();
     }
-    assert_eq!(read.expect("the other file waits for those that hang").unwrap(), b"good");
+    assert_eq!(
+        read.expect("the other file waits for those that hang").unwrap(),
+        b"good"
+    );
 }
 
 #[test]
@@ -737,5 +752,186 @@ fn closing_many_files_of_a_hanging_source_does_not_stop_another_file() {
     let path = mounted.file("good");
     let read = within(SOON, move || fs::read(path));
     gate.open();
-    assert_eq!(read.expect("the other file waits for those that are closed").unwrap(), b"good");
+    assert_eq!(
+        read.expect("the other file waits for those that are closed")
+            .unwrap(),
+        b"good"
+    );
+}
+
+#[test]
+fn a_reader_that_was_given_up_leaves_nothing_open() {
+    if !support::can_mount() {
+        return;
+    }
+    // Side by side: each takes as long as the server's patience.
+    std::thread::scope(|scope| {
+        for layout in [Layout::FILES, Layout::shards(CHUNK as u64)] {
+            scope.spawn(move || give_up_on(layout));
+        }
+    });
+}
+
+fn give_up_on(layout: Layout) {
+    let model = Signed::new(layout, &[("a.bin", Random::from_seed(1).bytes(3 * CHUNK + 9))]);
+    let gate = Arc::new(Gate::default());
+    let closed = Arc::clone(&gate);
+    let _source = Source::mount(
+        &model.model,
+        &model.files,
+        Box::new(move |ask| {
+            closed.pass();
+            Ok(ask.truth())
+        }),
+    );
+    let mounted = Mounted::new(&model);
+    let readers: Vec<_> = (0..6)
+        .map(|_| {
+            let path = mounted.file("a.bin");
+            std::thread::spawn(move || fs::read(path))
+        })
+        .collect();
+    for reader in readers {
+        let why = reader.join().unwrap().expect_err("the source does not answer");
+        assert_eq!(why.raw_os_error(), Some(libc::EIO), "{layout:?}: {why}");
+    }
+    // The threads that hung go on now, and find that nobody waits for them.
+    gate.open();
+    let path = mounted.file("a.bin");
+    let read = within(SOON, move || fs::read(path)).expect("the file stays hung");
+    assert!(read.unwrap() == model.content("a.bin"));
+    let held = || {
+        fs::read_dir(format!("/proc/{}/fd", mounted.pid()))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+            .filter(|target| target.ends_with("model/a.bin"))
+            .count()
+    };
+    let began = Instant::now();
+    while held() > 0 && began.elapsed() < SOON {
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(held(), 0, "{layout:?}: descriptors of the source stay open");
+    mounted.unmount();
+}
+
+#[test]
+fn whatever_is_planted_in_a_model_is_named_by_verify() {
+    type Plant = fn(&Path);
+    let model = Signed::new(Layout::FILES, &[("a", b"x".to_vec()), ("s/b", b"y".to_vec())]);
+    let outside = model.dir().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fn raw(dir: &Path, name: &[u8]) -> PathBuf {
+        dir.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(
+            name,
+        ))
+    }
+    fn link(target: &str, path: PathBuf) {
+        std::os::unix::fs::symlink(target, path).unwrap();
+    }
+    fn file(path: PathBuf) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "planted").unwrap();
+    }
+    // What it is, how it gets there, which of the two ways to treat links finds it.
+    let cases: [(&str, Plant, [bool; 2]); 19] = [
+        ("nothing", |_| {}, [false, false]),
+        (
+            "a name that is no text",
+            |m| file(raw(m, b"\xff\xfe")),
+            [true, true],
+        ),
+        (
+            "a file in such a directory",
+            |m| file(raw(m, b"\xff/x")),
+            [true, true],
+        ),
+        ("a line end", |m| file(m.join("\n")), [true, true]),
+        ("three dots", |m| file(m.join("...")), [true, true]),
+        ("beside a signed file", |m| file(m.join("s/c")), [true, true]),
+        (
+            "an empty file",
+            |m| fs::write(m.join("e"), "").unwrap(),
+            [true, true],
+        ),
+        (
+            "a pipe",
+            |m| done(Command::new("mkfifo").arg(m.join("p"))),
+            [true, true],
+        ),
+        (
+            "a socket",
+            |m| drop(std::os::unix::net::UnixListener::bind(m.join("k")).unwrap()),
+            [true, true],
+        ),
+        (
+            "a second name",
+            |m| fs::hard_link(m.join("a"), m.join("h")).unwrap(),
+            [true, true],
+        ),
+        (
+            "a link to a signed file",
+            |m| link("a", m.join("l")),
+            [true, true],
+        ),
+        ("a link to nowhere", |m| link("gone", m.join("l")), [true, true]),
+        ("a link out", |m| link("../outside", m.join("l")), [true, true]),
+        ("a link up", |m| link("..", m.join("l")), [true, true]),
+        // What it leads to is looked at anyway.
+        (
+            "a link to a signed directory",
+            |m| link("s", m.join("l")),
+            [true, false],
+        ),
+        (
+            "a link to what is ignored",
+            |m| {
+                file(m.join(".git/u/x"));
+                link(".git/u", m.join("l"));
+            },
+            [true, true],
+        ),
+        (
+            "git's files further down",
+            |m| file(m.join("s/.git/x")),
+            [true, true],
+        ),
+        ("almost git's files", |m| file(m.join(".GIT/x")), [true, true]),
+        ("a name longer than a path", plant_deep, [true, true]),
+    ];
+    for (what, plant, found) in cases {
+        let copy = model.dir().join("copy");
+        fs::create_dir_all(copy.join("s")).unwrap();
+        fs::write(copy.join("a"), "x").unwrap();
+        fs::write(copy.join("s/b"), "y").unwrap();
+        plant(&copy);
+        for (links, found) in [None, Some("--allow-symlinks")].into_iter().zip(found) {
+            let mut arguments: Vec<std::ffi::OsString> = vec!["verify".into()];
+            arguments.extend(links.map(Into::into));
+            arguments.extend(model.trust.iter().cloned());
+            arguments.extend([model.bundle.clone().into(), copy.clone().into()]);
+            let outcome = support::modelfs(arguments);
+            assert_eq!(
+                outcome.code,
+                Some(if found { 6 } else { 0 }),
+                "{what} {links:?}: {outcome:?}"
+            );
+        }
+        fs::remove_dir_all(&copy).unwrap();
+    }
+}
+
+/// Plants a file beneath more directories than a path can name.
+fn plant_deep(model: &Path) {
+    let name = "x".repeat(200);
+    let mut at = File::open(model).unwrap();
+    for _ in 0..22 {
+        rustix::fs::mkdirat(&at, &name, rustix::fs::Mode::RWXU).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        at = rustix::fs::openat(&at, &name, flags, rustix::fs::Mode::empty())
+            .unwrap()
+            .into();
+    }
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE;
+    rustix::fs::openat(&at, "planted", flags, rustix::fs::Mode::RUSR).unwrap();
 }
