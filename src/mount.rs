@@ -160,10 +160,11 @@ impl Session {
                 Ok(Event::Ended(_)) | Err(_) => return Ok(()),
                 Ok(Event::Signal(signal)) => {
                     log::info!("{}: signal {signal}, unmounting", mounted.path.display());
-                    stopping = true;
-                    match mounted.stop()? {
-                        Stopped::Idle => {}
-                        Stopped::WhileInUse => return Ok(()),
+                    match mounted.stop() {
+                        Ok(Stopped::Idle) => stopping = true,
+                        Ok(Stopped::WhileInUse) => return Ok(()),
+                        // Ending now would leave a dead mount; the next signal tries again.
+                        Err(e) => log::error!("{e}"),
                     }
                 }
             }

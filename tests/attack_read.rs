@@ -457,7 +457,7 @@ fn a_file_is_readable_again_once_threads_can_be_started_again() {
     // All threads that serving itself takes are there by then.
     sleep(Duration::from_millis(500));
     let taken = memory(mounted.pid(), "VmSize:") * 1024;
-    limit(&format!("{}:unlimited", taken + (150 << 10)));
+    limit(&format!("{}:unlimited", taken + (240 << 10)));
     let path = mounted.file("c.json");
     let refused = within(SOON, move || {
         // More often than a file may have threads.

@@ -356,9 +356,9 @@ impl Engine {
         };
         let mut reader = self.reader(file, slot)?;
         let mut pass = FirstPass::new(&self.key, &signed);
-        let mut spare = Vec::new();
+        let mut spare = None;
         for (_, id, bytes) in file.chunks(index, range.clone()) {
-            let mut buffer = std::mem::take(&mut spare);
+            let mut buffer = spare.take().unwrap_or_else(|| self.held.buffer());
             buffer.resize(length(&bytes), 0);
             let read = reader.read_at(&mut buffer, bytes.start)?;
             if read < buffer.len() {
@@ -368,9 +368,7 @@ impl Engine {
                 .hashed_bytes
                 .fetch_add(bytes.end - bytes.start, Ordering::Relaxed);
             let room = self.held.reserve();
-            spare = pass
-                .take(UntrustedChunk::new(id, buffer), room)
-                .unwrap_or_default();
+            spare = pass.take(UntrustedChunk::new(id, buffer), room);
         }
         Ok(match pass.finish(&signed) {
             Ok((tags, kept)) => Pass::Matched {
@@ -401,8 +399,12 @@ impl Engine {
                 } else {
                     self.held.get(id)
                 };
-                if held.is_some_and(|held| reply.append(&held, inside.clone())) {
-                    continue;
+                if let Some(held) = held {
+                    let appended = reply.append(&held, inside.clone());
+                    self.held.give_back(held);
+                    if appended {
+                        continue;
+                    }
                 }
                 let Some(tag) = file.tag(index, chunk) else {
                     return Err(ReadError::Abandoned);
