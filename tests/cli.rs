@@ -550,7 +550,7 @@ fn certified(until: i32) -> Certified {
 
 #[test]
 fn certificates_are_trusted_for_their_identity_and_time() {
-    let expired = "the signature model/model.sig: the signer's certificate is not trusted: ";
+    let expired = "the signature /model/model.sig: the signer's certificate is not trusted: ";
     for (until, now) in [(2099, 0), (2021, 3)] {
         let scene = Scene::new(&FILES);
         let certified = certified(until);
@@ -673,9 +673,10 @@ fn malformed_and_forged_bundles_exit_3() {
     ];
     for (text, want) in cases {
         scene.write("model/model.sig", text);
-        for line in [
-            "inspect --public-key key.pub model/model.sig",
-            "verify --public-key key.pub bundle model",
+        // A bundle that is named is shown as it was named; one that was looked for, where it was found.
+        for (line, shown) in [
+            ("inspect --public-key key.pub model/model.sig", "model/model.sig"),
+            ("verify --public-key key.pub bundle model", "/model/model.sig"),
         ] {
             let outcome = scene.run(line);
             assert_eq!(outcome.code, want, "{line} {text}: {outcome:?}");
@@ -683,7 +684,7 @@ fn malformed_and_forged_bundles_exit_3() {
                 assert!(
                     outcome
                         .err
-                        .starts_with("modelfs: the signature model/model.sig: "),
+                        .starts_with(&format!("modelfs: the signature {shown}: ")),
                     "{outcome:?}"
                 );
             }
