@@ -114,9 +114,22 @@ impl ModelDir {
             Links::Refuse => Resolve::Beneath,
             Links::Follow => Resolve::Links,
         };
-        let found = sys::find(root.as_fd(), name, resolve).map_err(|e| SourceError::at(path, e))?;
+        let found = sys::find(root.as_fd(), name, resolve).map_err(|e| match e.raw_os_error() {
+            Some(libc::ELOOP) if self.links == Links::Follow => SourceError {
+                name: path.as_str().into(),
+                what: What::NotRegular("a link that leads in a circle or into the kernel"),
+            },
+            _ => SourceError::at(path, e),
+        })?;
         let stat = rustix::fs::fstat(&found).map_err(|e| SourceError::at(path, e.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
+            // Only a link can lead there: otherwise no mount point is crossed.
+            FileType::RegularFile if self.links == Links::Follow && sys::is_kernel_interface(&found) => {
+                return Err(SourceError {
+                    name: path.as_str().into(),
+                    what: What::NotRegular("an interface of the kernel"),
+                });
+            }
             FileType::RegularFile => {}
             other => {
                 return Err(SourceError {

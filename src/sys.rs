@@ -73,6 +73,32 @@ pub fn list(found: &OwnedFd) -> io::Result<Dir> {
     Ok(Dir::new(openat(found, ".", flags, Mode::empty())?)?)
 }
 
+/// Whether something that was found lies on a file system in which reading may do something, or tell what the
+/// kernel knows, rather than give what somebody stored. What cannot be asked is taken for one.
+pub fn is_kernel_interface(found: &OwnedFd) -> bool {
+    const INTERFACES: [u32; 12] = [
+        0x0000_9fa0, // proc
+        0x6265_6572, // sysfs
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x7363_6673, // securityfs
+        0x6265_6570, // configfs
+        0x6165_676c, // pstore
+        0xcafe_4a11, // bpf
+        0xde5e_81e4, // efivarfs
+        0x0000_1cd1, // devpts
+    ];
+    let kind =
+        rustix::fs::fstatfs(found).map(|stat| u64::from_ne_bytes(i64::from(stat.f_type).to_ne_bytes()));
+    kind.map_or(true, |kind| {
+        INTERFACES
+            .iter()
+            .any(|&interface| kind & 0xffff_ffff == u64::from(interface))
+    })
+}
+
 /// Opens for reading what [`find`] found: the same inode, whatever its name leads to by now.
 ///
 /// # Errors

@@ -152,7 +152,8 @@ fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
 pub(super) enum Detach {
     /// Only when no file of it is open.
     WhenIdle,
-    /// At once for the tree; for open files when they are closed.
+    /// At once. Who waits for an answer gets an error now: a server that is stuck in its source cannot even
+    /// die, and its readers would wait with it.
     Lazily,
 }
 
@@ -160,7 +161,7 @@ pub(super) enum Detach {
 pub(super) fn detach(mountpoint: &Path, when: Detach) -> io::Result<()> {
     let flags = match when {
         Detach::WhenIdle => UnmountFlags::NOFOLLOW,
-        Detach::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+        Detach::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE,
     };
     match rustix::mount::unmount(mountpoint, flags) {
         Err(rustix::io::Errno::PERM) => detach_by_helper(mountpoint, when),

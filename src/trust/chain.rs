@@ -26,6 +26,7 @@ use crate::trust::chain::signature::SubjectKey;
 use crate::trust::key::PublicKey;
 use crate::trust::pem;
 use crate::trust::pem::PemError;
+use crate::trust::quoted;
 use crate::trust::time::UnixTime;
 
 pub use crate::trust::chain::certificate::Flaw;
@@ -486,7 +487,11 @@ impl fmt::Display for ChainError {
                 write!(f, "the signer's certificate is not for {wanted} but for ")?;
                 for (at, name) in found.iter().enumerate() {
                     let comma = if at == 0 { "" } else { ", " };
-                    write!(f, "{comma}{name}")?;
+                    // RFC 4514 escapes quotes in a subject already; it stays as a policy would have it.
+                    match name.starts_with("subject:") {
+                        true => write!(f, "{comma}\"{name}\"")?,
+                        false => write!(f, "{comma}{}", quoted(name))?,
+                    }
                 }
                 Ok(())
             }

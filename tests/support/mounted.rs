@@ -240,7 +240,7 @@ pub(crate) fn mount_arguments(model: &Signed, options: &[&str], path: &Path) -> 
 }
 
 /// Waits for a child to end, for so long.
-pub(super) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+pub(crate) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     let began = Instant::now();
     while began.elapsed() < patience {
         match child.try_wait() {
