@@ -25,13 +25,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use serde_json::Value;
 
 use args::Arguments;
 use args::Command;
 use exit::Exit;
 use failure::Failure;
-use failure::plain;
+use failure::render;
 use mount::Half;
 
 /// Runs the command that the arguments, the program's name first, ask for.
@@ -123,13 +122,6 @@ fn report(failure: &Failure, json: bool) -> ExitCode {
         let _ = writeln!(io::stderr(), "{}", failure.sentence());
     }
     failure.exit().into()
-}
-
-/// JSON as it is printed.
-fn render(value: &Value) -> String {
-    let mut text = serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string());
-    text.push('\n');
-    text
 }
 
 /// Writes a command's result. A reader that has enough and hangs up is no failure.

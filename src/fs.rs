@@ -214,7 +214,7 @@ impl ModelFs {
     /// Ends what a successful [`ModelFs::open`] began.
     pub fn release(&self, inode: u64) {
         if let Ok(Content::File(file)) = self.node(inode).map(Node::content) {
-            file.release();
+            self.tree.engine().release(file);
         }
     }
 

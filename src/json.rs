@@ -14,9 +14,28 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::path::Escaped;
+
 /// Deepest nesting of arrays and objects. A bundle needs 9; a parser's stack frame per level is what
 /// the limit protects.
 pub const MAX_DEPTH: usize = 64;
+
+/// Most keys in one object. A bundle's largest has 8; without a limit, an object of nothing but keys would take
+/// six times its size in memory before anybody asked who signed it.
+pub const MAX_KEYS: usize = 256;
+
+/// Longest key in bytes; the longest that a bundle has is 25.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// Longest string in bytes, apart from the payload. A parser that did not expect a string quotes it whole in its
+/// message, several times as long.
+pub const MAX_STRING_BYTES: usize = 256 * 1024;
+
+/// The key whose value is a whole document in base64.
+const DOCUMENT_KEY: &str = "payload";
+
+/// Longest message in characters. It may quote what somebody hostile wrote.
+const MAX_MESSAGE_CHARS: usize = 512;
 
 /// Parses one JSON text into `T`.
 ///
@@ -28,9 +47,12 @@ pub fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonError> {
     }
     let text = std::str::from_utf8(text).map_err(|e| JsonError::NotUtf8 { at: e.valid_up_to() })?;
     let mut scan = serde_json::Deserializer::from_str(text);
-    Strict { depth: 0 }
-        .deserialize(&mut scan)
-        .map_err(JsonError::Syntax)?;
+    Strict {
+        depth: 0,
+        max_string: MAX_STRING_BYTES,
+    }
+    .deserialize(&mut scan)
+    .map_err(JsonError::Syntax)?;
     scan.end().map_err(JsonError::Syntax)?;
     serde_json::from_str(text).map_err(JsonError::Shape)
 }
@@ -39,6 +61,8 @@ pub fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, JsonError> {
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,
+    /// Longest string in bytes at this place.
+    max_string: usize,
 }
 
 impl Strict {
@@ -48,6 +72,7 @@ impl Strict {
         }
         Ok(Self {
             depth: self.depth + 1,
+            max_string: MAX_STRING_BYTES,
         })
     }
 }
@@ -83,7 +108,14 @@ impl<'de> Visitor<'de> for Strict {
         Ok(())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+    fn visit_str<E: serde::de::Error>(self, string: &str) -> Result<(), E> {
+        if string.len() > self.max_string {
+            return Err(E::custom(format_args!(
+                "a string of {} bytes, more than {}",
+                string.len(),
+                self.max_string
+            )));
+        }
         Ok(())
     }
 
@@ -101,12 +133,22 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper()?;
         let mut keys = Keys::default();
         while let Some(key) = map.next_key_seed(Key)? {
+            let max_string = if key == DOCUMENT_KEY {
+                usize::MAX
+            } else {
+                MAX_STRING_BYTES
+            };
             if let Err(again) = keys.insert(key) {
                 return Err(A::Error::custom(format_args!(
                     "the key {again:?} stands twice in one object"
                 )));
             }
-            map.next_value_seed(inner)?;
+            if keys.count() > MAX_KEYS {
+                return Err(A::Error::custom(format_args!(
+                    "an object of more than {MAX_KEYS} keys"
+                )));
+            }
+            map.next_value_seed(Self { max_string, ..inner })?;
         }
         Ok(())
     }
@@ -124,6 +166,10 @@ struct Keys<'de> {
 const FEW_KEYS: usize = 12;
 
 impl<'de> Keys<'de> {
+    fn count(&self) -> usize {
+        self.few.len() + self.many.len()
+    }
+
     /// Adds a key, or gives it back when it was there already.
     fn insert(&mut self, key: Cow<'de, str>) -> Result<(), Cow<'de, str>> {
         if self.few.contains(&key) {
@@ -159,13 +205,23 @@ impl<'de> Visitor<'de> for Key {
         f.write_str("a key")
     }
 
-    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(key))
+    fn visit_borrowed_str<E: serde::de::Error>(self, key: &'de str) -> Result<Self::Value, E> {
+        short(key).map(Cow::Borrowed)
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(key.to_owned()))
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Self::Value, E> {
+        short(key).map(|key| Cow::Owned(key.to_owned()))
     }
+}
+
+fn short<E: serde::de::Error>(key: &str) -> Result<&str, E> {
+    if key.len() > MAX_KEY_BYTES {
+        return Err(E::custom(format_args!(
+            "a key of {} bytes, more than {MAX_KEY_BYTES}",
+            key.len()
+        )));
+    }
+    Ok(key)
 }
 
 /// A `T` that stands as an object.
@@ -219,27 +275,33 @@ impl fmt::Display for JsonError {
         match self {
             Self::ByteOrderMark => write!(f, "the JSON text begins with a byte order mark"),
             Self::NotUtf8 { at } => write!(f, "the JSON text is not UTF-8 at byte {at}"),
-            // The parser's messages quote the text: what stands there may move a cursor.
-            Self::Syntax(e) => write!(
-                f,
-                "not strict JSON: {}",
-                crate::path::Escaped(e.to_string().as_bytes())
-            ),
-            Self::Shape(e) => write!(
-                f,
-                "unexpected JSON: {}",
-                crate::path::Escaped(e.to_string().as_bytes())
-            ),
+            Self::Syntax(e) => write!(f, "not strict JSON: {}", Quoted(e)),
+            Self::Shape(e) => write!(f, "unexpected JSON: {}", Quoted(e)),
         }
     }
 }
 
 impl std::error::Error for JsonError {}
 
+/// A parser's message, which quotes the text: what stands there may move a cursor, or be long.
+struct Quoted<'a>(&'a serde_json::Error);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.0.to_string();
+        match message.char_indices().nth(MAX_MESSAGE_CHARS) {
+            None => Escaped(message.as_bytes()).fmt(f),
+            Some((end, _)) => {
+                let beginning = message.get(..end).unwrap_or_default();
+                write!(f, "{} ...", Escaped(beginning.as_bytes()))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::Escaped;
     use serde_json::Value;
 
     fn nested(depth: usize) -> String {
@@ -249,11 +311,11 @@ mod tests {
     #[test]
     fn what_parsers_disagree_about_is_refused() {
         let many = |last: &str| {
-            let keys: Vec<String> = (0..1000).map(|i| format!("\"k{i}\":0")).collect();
+            let keys: Vec<String> = (0..200).map(|i| format!("\"k{i}\":0")).collect();
             format!("{{{},\"{last}\":0}}", keys.join(","))
         };
         let (fits, too_deep, bomb) = (nested(MAX_DEPTH), nested(MAX_DEPTH + 1), nested(1_000_000));
-        let (distinct, again_early, again_late) = (many("k1000"), many("k3"), many("k999"));
+        let (distinct, again_early, again_late) = (many("k200"), many("k3"), many("k199"));
         let cases: &[(&[u8], bool)] = &[
             (br#"{"a":1,"b":[{"a":2}]}"#, true),
             (br#"{"a":1.0e3,"b":-1,"c":null,"d":true,"e":"\u00e4"}"#, true),
@@ -286,6 +348,57 @@ mod tests {
                 "{}: {got:?}",
                 Escaped(text.get(..40).unwrap_or(text))
             );
+        }
+    }
+
+    #[test]
+    fn keys_and_strings_are_limited_and_a_document_is_not() {
+        let keys = |count: usize| {
+            let keys: Vec<String> = (0..count).map(|i| format!("\"k{i}\":0")).collect();
+            format!("[{{{}}}]", keys.join(","))
+        };
+        let key = |bytes: usize| format!("{{\"{}\":0}}", "k".repeat(bytes));
+        let string = |name: &str, bytes: usize| format!("{{\"{name}\":\"{}\"}}", "s".repeat(bytes));
+        let cases = [
+            (keys(MAX_KEYS), true),
+            (keys(MAX_KEYS + 1), false),
+            (key(MAX_KEY_BYTES), true),
+            (key(MAX_KEY_BYTES + 1), false),
+            (string("name", MAX_STRING_BYTES), true),
+            (string("name", MAX_STRING_BYTES + 1), false),
+            (string("payload", MAX_STRING_BYTES + 1), true),
+            (
+                format!("{{\"payload\":{}}}", string("name", MAX_STRING_BYTES + 1)),
+                false,
+            ),
+            (
+                format!("{{\"payload\":[\"{}\"]}}", "s".repeat(MAX_STRING_BYTES + 1)),
+                false,
+            ),
+            (format!("\"{}\"", "s".repeat(MAX_STRING_BYTES + 1)), false),
+        ];
+        for (text, want) in cases {
+            let got = parse::<Value>(text.as_bytes());
+            assert_eq!(got.is_ok(), want, "{} bytes: {:?}", text.len(), got.err());
+        }
+    }
+
+    #[test]
+    fn messages_are_short_whatever_they_quote() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Named {
+            #[serde(rename = "name")]
+            _name: u8,
+        }
+        let long = "\u{7f}".repeat(MAX_KEY_BYTES);
+        for text in [
+            format!("{{\"name\":\"{}\"}}", "\u{7f}".repeat(MAX_STRING_BYTES)),
+            format!("{{\"{long}\":1}}"),
+            format!("{{\"{long}\":1,\"{long}\":1}}"),
+        ] {
+            let message = parse::<Named>(text.as_bytes()).unwrap_err().to_string();
+            assert!(message.len() < 10 * MAX_MESSAGE_CHARS, "{} bytes", message.len());
         }
     }
 

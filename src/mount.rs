@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -42,8 +44,22 @@ pub struct MountOptions {
 /// A mount that is being served.
 #[derive(Debug)]
 pub struct Session {
-    mountpoint: PathBuf,
+    mounted: Mounted,
     background: fuser::BackgroundSession,
+    signals: Signals,
+}
+
+/// Which mount is ours: the place, and the device number that tells it from any other mount there.
+#[derive(Clone, Debug)]
+struct Mounted {
+    path: PathBuf,
+    device: Option<String>,
+}
+
+/// What a session waits for.
+enum Event {
+    Ended(io::Result<()>),
+    Signal(i32),
 }
 
 impl Session {
@@ -51,16 +67,25 @@ impl Session {
     ///
     /// # Errors
     /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
-    pub fn start(fs: ModelFs, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
-        let mountpoint = prepare(mountpoint)?;
+    pub fn start(fs: Arc<ModelFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
+        let place = prepare(mountpoint)?;
         if let Err(e) = sys::harden() {
             log::warn!("this process could not be shut off from debuggers and core files: {e}");
         }
+        if let Err(e) = sys::raise_descriptor_limit() {
+            log::warn!("the number of files that may be open could not be raised: {e}");
+        }
+        let failed = |error| MountError::Session {
+            mountpoint: place.path.clone(),
+            error,
+        };
+        // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
         let (uid, gid) = (
             rustix::process::getuid().as_raw(),
             rustix::process::getgid().as_raw(),
         );
-        let device = attach::attach(&mountpoint, options)?;
+        let device = attach::attach(&place, options)?;
         let serve = || -> io::Result<fuser::BackgroundSession> {
             let mut config = fuser::Config::default();
             config.n_threads = Some(KERNEL_THREADS);
@@ -69,102 +94,173 @@ impl Session {
                 true => fuser::SessionACL::All,
                 false => fuser::SessionACL::Owner,
             };
-            let adapter = FuseAdapter::new(Arc::new(fs), uid, gid);
+            let adapter = FuseAdapter::new(fs, uid, gid);
             fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
+        };
+        let device = table::find(&place.path).map(|entry| entry.device);
+        let mounted = Mounted {
+            path: place.path.clone(),
+            device,
         };
         match serve() {
             Ok(background) => Ok(Self {
-                mountpoint,
+                mounted,
                 background,
+                signals,
             }),
             Err(e) => {
-                if let Err(e) = attach::detach(&mountpoint, attach::Detach::Lazily) {
-                    log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
+                if let Err(e) = take_away(&mounted.path, attach::Detach::Lazily) {
+                    log::error!("{}: could not be unmounted again: {e}", mounted.path.display());
                 }
-                Err(MountError::Session { mountpoint, error: e })
+                Err(failed(e))
             }
         }
     }
 
-    /// Serves until somebody unmounts, or until SIGTERM, SIGINT or SIGHUP unmounts.
+    /// Serves until somebody unmounts, or until SIGTERM, SIGINT or SIGHUP does. With files open the mount then
+    /// leaves the tree at once; their readers get errors when this process ends, and none waits for the others.
     ///
     /// # Errors
-    /// When the signals cannot be taken over, or the connection to the kernel breaks.
+    /// When the connection to the kernel breaks, or the mount cannot be taken away.
     pub fn wait(self) -> Result<(), MountError> {
         let Self {
-            mountpoint,
+            mounted,
             background,
+            mut signals,
         } = self;
         let failed = |error| MountError::Session {
-            mountpoint: mountpoint.clone(),
+            mountpoint: mounted.path.clone(),
             error,
         };
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-        let handle = signals.handle();
-        let at = mountpoint.clone();
-        let on_signal = std::thread::Builder::new().name("signals".into()).spawn(move || {
-            // One signal is enough; a second one finds the mount gone or going.
-            signals.forever().next().is_some_and(|signal| {
-                log::info!("{}: signal {signal}, unmounting", at.display());
-                stop(&at)
-            })
-        });
-        let on_signal = on_signal.map_err(failed)?;
-        let served = background.join();
-        handle.close();
-        let stopped = on_signal.join().unwrap_or(false);
-        served.or_else(|e| if stopped { Ok(()) } else { Err(failed(e)) })
+        let (sender, events) = channel();
+        let ended = sender.clone();
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(run)
+                .map_err(failed)
+        };
+        // Nobody listens any more only when this process is about to end.
+        spawn(
+            "session",
+            Box::new(move || drop(ended.send(Event::Ended(background.join())))),
+        )?;
+        spawn(
+            "signals",
+            Box::new(move || {
+                for signal in signals.forever() {
+                    let _ = sender.send(Event::Signal(signal));
+                }
+            }),
+        )?;
+        let mut stopping = false;
+        loop {
+            match events.recv() {
+                Ok(Event::Ended(result)) if !stopping => return result.map_err(failed),
+                Ok(Event::Ended(_)) | Err(_) => return Ok(()),
+                Ok(Event::Signal(signal)) => {
+                    log::info!("{}: signal {signal}, unmounting", mounted.path.display());
+                    stopping = true;
+                    match mounted.stop()? {
+                        Stopped::Idle => {}
+                        Stopped::WhileInUse => return Ok(()),
+                    }
+                }
+            }
+        }
     }
 
     /// Where it is mounted.
     pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
+        &self.mounted.path
     }
 }
 
-/// Unmounts because a signal says so. With files open the mount leaves the tree at once and this process
-/// ends: their readers get an error, and none waits for the others.
-fn stop(mountpoint: &Path) -> bool {
-    match attach::detach(mountpoint, attach::Detach::WhenIdle) {
-        Ok(()) => return true,
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
-        Err(e) => log::warn!("{}: {e}; unmounting it lazily", mountpoint.display()),
-    }
-    match attach::detach(mountpoint, attach::Detach::Lazily) {
-        Ok(()) => std::process::exit(0),
-        Err(e) => {
-            log::error!("{}: cannot be unmounted: {e}", mountpoint.display());
-            false
+/// How a mount was taken away.
+enum Stopped {
+    Idle,
+    WhileInUse,
+}
+
+impl Mounted {
+    /// Unmounts because a signal says so.
+    fn stop(&self) -> Result<Stopped, MountError> {
+        let failed = |problem| MountError::MountPoint {
+            path: self.path.clone(),
+            problem,
+        };
+        match table::topmost(&self.path) {
+            None => return Ok(Stopped::Idle),
+            Some(entry) if Some(&entry.device) != self.device.as_ref() => {
+                return Err(failed(Problem::Covered));
+            }
+            Some(_) => {}
         }
+        match take_away(&self.path, attach::Detach::WhenIdle) {
+            Ok(()) => return Ok(Stopped::Idle),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(e) => log::warn!("{}: {e}; unmounting it lazily", self.path.display()),
+        }
+        take_away(&self.path, attach::Detach::Lazily).map_err(|e| failed(Problem::Io(e)))?;
+        Ok(Stopped::WhileInUse)
     }
 }
 
-/// Checks that something can be mounted here. What a dead daemon left behind is taken away first.
-fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
+/// A place that something can be mounted at.
+struct Place {
+    path: PathBuf,
+    /// The directory that was looked at, held so that its name cannot be made to mean another one.
+    directory: Option<OwnedFd>,
+}
+
+/// Checks that something can be mounted here.
+fn prepare(mountpoint: &Path) -> Result<Place, MountError> {
     let failed = |problem| MountError::MountPoint {
         path: mountpoint.to_owned(),
         problem,
     };
-    if let Err(e) = mountpoint.metadata()
-        && e.raw_os_error() == Some(libc::ENOTCONN)
-        && table::find(&absolute(mountpoint)).is_some()
-    {
+    let at = absolute(mountpoint);
+    if table::find(&at).is_some() && is_dead(&at) {
         log::info!(
-            "{}: a server that is gone left a mount; taking it away",
+            "{}: the mount of a server that is gone is replaced",
             mountpoint.display()
         );
-        attach::detach(&absolute(mountpoint), attach::Detach::Lazily)
-            .map_err(|e| failed(Problem::Stale(e)))?;
+        if rustix::process::geteuid().is_root() {
+            // Over it, so that no reader ever sees the bare directory in between; see `take_away`.
+            return Ok(Place {
+                path: at,
+                directory: None,
+            });
+        }
+        attach::detach(&at, attach::Detach::Lazily).map_err(|e| failed(Problem::Stale(e)))?;
     }
     let path = mountpoint.canonicalize().map_err(|e| failed(Problem::from(e)))?;
     if table::find(&path).is_some() {
         return Err(failed(Problem::Mounted));
     }
-    let mut entries = path.read_dir().map_err(|e| failed(Problem::from(e)))?;
-    if entries.next().is_some() {
+    let directory = sys::find_directory(&path).map_err(|e| failed(Problem::from(e)))?;
+    let mut entries = sys::list(&directory).map_err(|e| failed(Problem::from(e)))?;
+    if entries.any(|entry| entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))) {
         return Err(failed(Problem::NotEmpty));
     }
-    Ok(path)
+    Ok(Place {
+        path,
+        directory: Some(directory),
+    })
+}
+
+/// Whether nobody serves this mount any more. The kernel answers `stat` from what it remembers, `statfs` never.
+fn is_dead(mountpoint: &Path) -> bool {
+    rustix::fs::statfs(mountpoint).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+}
+
+/// Takes a mount away, and with it what dead servers left beneath it.
+fn take_away(mountpoint: &Path, when: attach::Detach) -> io::Result<()> {
+    attach::detach(mountpoint, when)?;
+    while table::find(mountpoint).is_some() && is_dead(mountpoint) {
+        attach::detach(mountpoint, attach::Detach::Lazily)?;
+    }
+    Ok(())
 }
 
 /// Unmounts what is mounted here.
@@ -177,10 +273,12 @@ pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
         path: mountpoint.to_owned(),
         problem,
     };
-    if table::find(&path).is_none() {
-        return Err(failed(Problem::NotMounted));
+    match table::topmost(&path) {
+        Some(entry) if entry.ours => {}
+        Some(_) if mounted().is_ok_and(|all| all.contains(&path)) => return Err(failed(Problem::Covered)),
+        _ => return Err(failed(Problem::NotMounted)),
     }
-    attach::detach(&path, attach::Detach::WhenIdle).map_err(|e| match e.raw_os_error() {
+    take_away(&path, attach::Detach::WhenIdle).map_err(|e| match e.raw_os_error() {
         Some(libc::EBUSY) => failed(Problem::Busy),
         _ => failed(Problem::Io(e)),
     })
@@ -217,6 +315,10 @@ const MAX_XATTR_BYTES: usize = 64 * 1024;
 /// Makes a path absolute without asking the file system about its last component, which may be a mount whose
 /// server is gone.
 fn absolute(path: &Path) -> PathBuf {
+    let canonical = || path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if path.is_symlink() {
+        return canonical();
+    }
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
             let parent = if parent.as_os_str().is_empty() {
@@ -228,7 +330,7 @@ fn absolute(path: &Path) -> PathBuf {
                 .canonicalize()
                 .map_or_else(|_| path.to_owned(), |parent| parent.join(name))
         }
-        _ => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
+        _ => canonical(),
     }
 }
 
@@ -273,6 +375,8 @@ pub enum Problem {
     NotEmpty,
     /// A model is mounted there.
     Mounted,
+    /// Something else is mounted over the model.
+    Covered,
     /// No model is mounted there.
     NotMounted,
     /// Files of the mounted model are open.
@@ -317,6 +421,10 @@ impl fmt::Display for MountError {
                             "{path}: a model is mounted here; unmount it first with modelfs unmount"
                         )
                     }
+                    Problem::Covered => write!(
+                        f,
+                        "{path}: something else is mounted over the model; unmount that first, then this"
+                    ),
                     Problem::NotMounted => write!(
                         f,
                         "{path}: no model is mounted here; findmnt -t {TYPE} lists them"

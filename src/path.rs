@@ -105,7 +105,7 @@ impl fmt::Display for Escaped<'_> {
 
 /// Control characters, and those that change how their neighbours are drawn: bidirectional controls,
 /// zero-width and line-separating characters, tags (Unicode Technical Report 36, section 2.3).
-fn must_escape(c: char) -> bool {
+pub(crate) fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

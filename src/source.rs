@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, openat};
+use rustix::fs::FileType;
 
 use crate::path::{Escaped, ModelPath};
 use crate::sys::{self, Resolve};
@@ -59,10 +59,7 @@ impl ModelDir {
         };
         let path = model.canonicalize().map_err(|e| here(What::from(e)))?;
         let kind = path.metadata().map_err(|e| here(What::from(e)))?;
-        let open = |dir: &Path| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            openat(CWD, dir, flags, Mode::empty()).map_err(|e| here(What::from(io::Error::from(e))))
-        };
+        let open = |dir: &Path| sys::find_directory(dir).map_err(|e| here(What::from(e)));
         let root = if kind.is_dir() {
             Root::Directory(open(&path)?)
         } else if kind.is_file() {
@@ -117,9 +114,21 @@ impl ModelDir {
             Links::Refuse => Resolve::Beneath,
             Links::Follow => Resolve::Links,
         };
-        let found = sys::find(root.as_fd(), name, resolve).map_err(|e| SourceError::at(path, e))?;
+        let found = sys::find(root.as_fd(), name, resolve).map_err(|e| match e.raw_os_error() {
+            Some(libc::ELOOP) if self.links == Links::Follow => {
+                SourceError { name: path.as_str().into(), what: What::NotRegular("a link that leads in a circle or into the kernel") }
+            }
+            _ => SourceError::at(path, e),
+        })?;
         let stat = rustix::fs::fstat(&found).map_err(|e| SourceError::at(path, e.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
+            // Only a link can lead there: otherwise no mount point is crossed.
+            FileType::RegularFile if self.links == Links::Follow && sys::is_kernel_interface(&found) => {
+                return Err(SourceError {
+                    name: path.as_str().into(),
+                    what: What::NotRegular("an interface of the kernel"),
+                });
+            }
             FileType::RegularFile => {}
             other => {
                 return Err(SourceError {

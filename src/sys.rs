@@ -1,12 +1,13 @@
 //! The operating system: the calls whose exact flags matter, and the only place where `unsafe` may stand.
 //!
-//! Everything here is a thin, safe wrapper; today only the planted faults of the tests need `unsafe`.
+//! Everything here is a thin, safe wrapper.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2};
 
 #[cfg(feature = "planted-faults")]
 mod fault_map;
@@ -52,6 +53,47 @@ pub fn find(root: BorrowedFd<'_>, name: &[u8], resolve: Resolve) -> io::Result<O
 /// costs availability.
 const MAX_RESOLVE_RETRIES: u32 = 128;
 
+/// Opens a directory by a canonical path, for finding names beneath it: a link that was put anywhere on the
+/// way since the path was made canonical refuses.
+///
+/// # Errors
+/// `ELOOP` for a link, and what `openat2` says.
+pub fn find_directory(canonical: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(CWD, canonical, flags, Mode::empty(), resolve)?)
+}
+
+/// Opens a directory that was found, for reading its entries.
+///
+/// # Errors
+/// What `open` says.
+pub fn list(found: &OwnedFd) -> io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Dir::new(openat(found, ".", flags, Mode::empty())?)?)
+}
+
+/// Whether something that was found lies on a file system in which reading may do something, or tell what the
+/// kernel knows, rather than give what somebody stored. What cannot be asked is taken for one.
+pub fn is_kernel_interface(found: &OwnedFd) -> bool {
+    const INTERFACES: [u32; 12] = [
+        0x0000_9fa0, // proc
+        0x6265_6572, // sysfs
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x7363_6673, // securityfs
+        0x6265_6570, // configfs
+        0x6165_676c, // pstore
+        0xcafe_4a11, // bpf
+        0xde5e_81e4, // efivarfs
+        0x0000_1cd1, // devpts
+    ];
+    let kind = rustix::fs::fstatfs(found).map(|stat| u64::from_ne_bytes(i64::from(stat.f_type).to_ne_bytes()));
+    kind.map_or(true, |kind| INTERFACES.iter().any(|&interface| kind & 0xffff_ffff == u64::from(interface)))
+}
+
 /// Opens for reading what [`find`] found: the same inode, whatever its name leads to by now.
 ///
 /// # Errors
@@ -79,4 +121,46 @@ pub fn harden() -> io::Result<()> {
         rustix::thread::set_no_new_privs(true)?;
     }
     Ok(())
+}
+
+/// Allows this process as many open files as it may have: each file that some reader has open is one. The
+/// soft limit is low for the sake of programs that use select(2).
+///
+/// # Errors
+/// What the system says.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        raised,
+    )?)
+}
+
+/// Keeps all descriptors but the standard streams from programs that this one starts: what the caller of a
+/// command happened to have open, such as a lock, must not stay open with a server in the background.
+///
+/// # Errors
+/// What the system says; `ENOSYS` before Linux 5.11.
+pub fn keep_descriptors_from_children() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: the call takes three numbers and changes a flag of descriptors; no memory is involved, and a
+    // descriptor stays open and valid for whoever owns it.
+    #[allow(unsafe_code, reason = "no crate wraps close_range")]
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -10,6 +10,10 @@ pub mod chain;
 mod dsse;
 pub mod key;
 mod pem;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::fmt;
@@ -277,6 +281,11 @@ impl Signer {
     }
 }
 
+/// A printable text in quotes, with its own quotes and backslashes escaped.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 impl fmt::Display for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -289,13 +298,14 @@ impl fmt::Display for Signer {
                 spki_sha256,
                 ..
             } => {
+                // Quoted, so that no name can pose as the rest of the line. RFC 4514 escapes quotes already.
                 let names = match subject.is_empty() {
-                    true => san.join(" "),
-                    false => subject.clone(),
+                    true => san.iter().map(|san| quoted(san)).collect::<Vec<_>>().join(" "),
+                    false => format!("\"{subject}\""),
                 };
                 write!(
                     f,
-                    "certificate {names} issued by {issuer}, serial number {serial}, key {spki_sha256}"
+                    "certificate {names} issued by \"{issuer}\", serial number {serial}, key {spki_sha256}"
                 )
             }
         }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -70,8 +71,10 @@ enum Op {
 enum Standing {
     Unread,
     Verified,
+    /// Shards were read, and the kernel reads ahead as it likes: any may be verified, none is rejected.
+    Sampled,
     Rejected,
-    /// Some of it may be verified and some rejected: shards, read ahead by the kernel as it likes.
+    /// Any shard may be verified, rejected or neither.
     Mixed,
 }
 
@@ -133,31 +136,39 @@ impl Reference {
         })
     }
 
-    /// What opening, and reading when `read`, may come to; and what the daemon then thinks.
-    fn look(&mut self, name: &'static str, read: bool) -> May {
+    /// What opening, and reading of a range if any, may come to; and what the daemon then thinks.
+    fn look(&mut self, name: &'static str, read: Option<Range<usize>>) -> May {
         if let Err(why) = self.find(name) {
             return why;
         }
-        let intact = self.source[name].as_ref() == Some(&self.signed[name]);
+        let (signed, source) = (&self.signed[name], self.source[name].as_ref());
+        let intact = source == Some(signed);
         let standing = self.standing.get_mut(name).unwrap();
-        if self.signed[name].is_empty() {
-            return if intact { May::Truth } else { May::Either };
-        }
-        let (may, next) = match (*standing, intact, self.sharded) {
-            (Standing::Unread, true, false) => (May::Truth, Standing::Verified),
-            (Standing::Unread, false, false) if self.source[name].is_some() => (May::Eio, Standing::Rejected),
+        let (may, next) = match (*standing, self.sharded, intact) {
+            (Standing::Rejected, _, _) => (May::Eio, Standing::Rejected),
+            (Standing::Verified, _, true) => (May::Truth, Standing::Verified),
+            (Standing::Verified, _, false) => (May::Either, Standing::Verified),
+            (Standing::Unread, false, true) => (May::Truth, Standing::Verified),
+            (Standing::Unread, false, false) if source.is_some() => (May::Eio, Standing::Rejected),
             // A file that is not there was not found to be wrong: whether that lasts is not promised.
             (Standing::Unread, false, false) => (May::Eio, Standing::Mixed),
-            (Standing::Verified, true, _) => (May::Truth, Standing::Verified),
-            (Standing::Verified, false, _) => (May::Either, Standing::Verified),
-            (Standing::Rejected, _, _) => (May::Eio, Standing::Rejected),
-            (Standing::Unread, true, true) => (
-                May::Truth,
-                // Only some of its shards are read, and those that are not stand as they were.
-                Standing::Unread,
-            ),
-            (Standing::Unread, false, true) if !read => (May::Either, Standing::Unread),
-            (Standing::Unread | Standing::Mixed, _, _) => (May::Either, Standing::Mixed),
+            (Standing::Unread | Standing::Sampled, true, true) => {
+                let next = if read.is_some() {
+                    Standing::Sampled
+                } else {
+                    *standing
+                };
+                (May::Truth, next)
+            }
+            (Standing::Unread, true, false) => match read {
+                None => (May::Either, Standing::Unread),
+                Some(range) => {
+                    let range = range.start.min(signed.len())..range.end.min(signed.len());
+                    let same = source.is_some_and(|bytes| bytes.get(range.clone()) == signed.get(range));
+                    (if same { May::Either } else { May::Eio }, Standing::Mixed)
+                }
+            },
+            (Standing::Sampled | Standing::Mixed, _, _) => (May::Either, Standing::Mixed),
         };
         *standing = next;
         may
@@ -295,7 +306,7 @@ fn step(
             assert_eq!(have.ok(), reference.list(dir));
         }
         Op::Open(name) => {
-            let may = reference.look(NAMES[name], false);
+            let may = reference.look(NAMES[name], None);
             expect(&may);
             let opened = File::open(mounted.file(NAMES[name]));
             if may != May::IsDirectory {
@@ -305,7 +316,7 @@ fn step(
         Op::Read { name, at, len } => {
             let name = NAMES[name];
             let before = reference.standing.get(name).copied();
-            let may = reference.look(name, true);
+            let may = reference.look(name, Some(at..at + len));
             expect(&may);
             let mut out = vec![0; len];
             let result = File::open(mounted.file(name)).and_then(|file| {
@@ -322,7 +333,12 @@ fn step(
                 reference.standing.insert(name, before);
             }
         }
-        Op::Forget(name) => sys::drop_cache_at(&mounted.file(NAMES[name])),
+        Op::Forget(name) => {
+            // Only an open file can be forgotten, and opening is looking.
+            let may = reference.look(NAMES[name], None);
+            let opened = File::open(mounted.file(NAMES[name]));
+            agree(&may, opened.map(|file| sys::drop_cache(&file)).map(|()| true));
+        }
         Op::Tamper { name, at } => change(model, reference, NAMES[name], |bytes| {
             let at = at.min(bytes.len().saturating_sub(1));
             if let Some(byte) = bytes.get_mut(at) {

@@ -17,7 +17,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs;
 use std::fs::File;
@@ -35,6 +34,7 @@ use serde_json::Value;
 use support::Outcome;
 use support::modelfs;
 use support::mounted::mount_entry;
+use support::mounted::unmount;
 use support::mounted::unmount_lazily;
 use support::notice;
 use support::staging::Listed;
@@ -332,7 +332,7 @@ fn judge_vector(vector: &Vector, mount: bool, judge: &Judge) {
             judge.compare(vector, "read", want, &actual, name);
         }
         judge_tree(vector, &point, judge);
-        let outcome = modelfs([OsStr::new("unmount"), point.as_os_str()]);
+        let outcome = unmount(&point);
         judge.compare(vector, "unmount", "accept", &word(&outcome), &outcome.text());
     }
     let left = if mount_entry(&point).is_some() {

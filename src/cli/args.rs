@@ -185,6 +185,9 @@ pub(super) struct ServeArgs {
     /// Let other users read the mount.
     #[arg(long, alias = "allow_other")]
     pub(super) allow_other: bool,
+    /// Let readers map files as executable code.
+    #[arg(long, alias = "allow_exec")]
+    pub(super) allow_exec: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
@@ -203,6 +206,14 @@ pub(super) struct LimitArgs {
     /// Refuse signed files larger than this, in bytes or with K, M or G (of 1024).
     #[arg(long, alias = "max_file_size", value_name = "BYTES", value_parser = parse_bytes)]
     pub(super) max_file_size: Option<u64>,
+    /// Give readers an error when the source does not answer one call for this long.
+    #[arg(
+        long,
+        alias = "source_timeout",
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(super) source_timeout: Option<u32>,
 }
 
 /// `--unsigned`.

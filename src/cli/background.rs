@@ -27,6 +27,7 @@ pub(super) const READY_ON_STDIN: &str = "--ready-on-stdin";
 
 /// Runs this program again with the same arguments and waits until it serves or ends.
 pub(super) fn start(arguments: &[OsString]) -> io::Result<Start> {
+    crate::sys::keep_descriptors_from_children()?;
     let (mut reader, writer) = io::pipe()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(READY_ON_STDIN).args(arguments).stdin(writer);
@@ -56,8 +57,10 @@ pub(super) fn detach(log: Destination) -> io::Result<()> {
     // Before the byte: a caller that reads our output to its end must not wait for us once it is sent.
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
-    rustix::io::write(io::stdin(), b"1")?;
+    let ready = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     rustix::stdio::dup2_stdin(&null)?;
+    // Before the byte, too: the caller's terminal may close as soon as the caller returns.
     rustix::process::setsid()?;
+    rustix::io::write(ready, b"1")?;
     Ok(())
 }

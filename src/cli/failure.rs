@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::exit::Exit;
+use crate::path::must_escape;
 
 /// Why a command did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +56,12 @@ impl Failure {
 
     /// The line for standard error.
     pub(super) fn sentence(&self) -> String {
-        let message = plain(self.message.trim_end_matches('.'));
-        format!("modelfs: {message}.")
+        format!("modelfs: {}.", self.line())
+    }
+
+    /// The same for a log, which says itself whose line it is.
+    pub(super) fn line(&self) -> String {
+        plain(self.message.trim_end_matches('.'))
     }
 
     /// The same as data.
@@ -75,18 +80,37 @@ impl Failure {
     }
 }
 
-/// Text with its control characters escaped: the last line of defence for messages that other crates and
-/// the system put together. Names have been through [`crate::path::Escaped`] before, so the backslash stays
-/// as it is.
+/// Text with all characters escaped that could do more than stand there: the last line of defence for
+/// messages that other crates and the system put together. Names have been through
+/// [`crate::path::Escaped`] before, so the backslash stays as it is.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if must_escape(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
+    out
+}
+
+/// JSON as it is printed: for people's eyes, so what could do more to a terminal than stand there is written
+/// in the way that JSON has for it.
+pub(super) fn render(value: &Value) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string());
+    let mut out = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        // The line ends are the printer's own: in a string they are escaped already.
+        if c == '\n' || !must_escape(c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out.push('\n');
     out
 }
 
@@ -125,5 +149,14 @@ mod tests {
                 "problems": [1],
             })
         );
+    }
+
+    #[test]
+    fn printed_json_keeps_its_meaning_and_cannot_move_a_cursor() {
+        let value = json!({"\u{202e}": ["\u{9b}2J", "\u{e0041}\u{e4}", "a\nb\u{7f}"]});
+        let text = render(&value);
+        assert!(text.chars().all(|c| c == '\n' || !must_escape(c)), "{text:?}");
+        assert!(text.contains("\\udb40\\udc41\u{e4}"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }

@@ -12,6 +12,7 @@ use super::bundle::BundleFile;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::failure::render;
 use crate::manifest::Manifest;
 use crate::manifest::Shards;
 use crate::manifest::SignedContent;
@@ -28,7 +29,7 @@ pub(super) fn run(args: &InspectArgs, json: bool) -> Result<String, Failure> {
     let place = ModelLocation::of_bundle(&bundle.path).map_err(|e| Failure::of(Exit::Io, &e))?;
     let trusted = anchors::verify(&args.trust, &bundle, &place)?;
     Ok(if json {
-        super::render(&data(&bundle, &trusted))
+        render(&data(&bundle, &trusted))
     } else {
         text(&bundle, &trusted)
     })
@@ -76,20 +77,20 @@ fn text(bundle: &BundleFile, trusted: &TrustedManifest) -> String {
     facts.push(("files", manifest.files().len().to_string()));
     let mut out = String::new();
     for (name, value) in facts {
-        let _ = writeln!(out, "{name:<12}{value}");
+        let _ = writeln!(out, "{name:<13}{value}");
     }
     out.push('\n');
     out.push_str(&listing(manifest));
     out
 }
 
-/// The files, one per line: size where it is signed, digest or number of shards, name.
+/// The files, one per line: size where sizes are signed, digest or number of shards, name.
 fn listing(manifest: &Manifest) -> String {
     let rows: Vec<(String, String, &SignedFile)> = manifest
         .files()
         .iter()
         .map(|file| match file.content() {
-            SignedContent::Whole(digest) => ("-".to_owned(), digest.to_string(), file),
+            SignedContent::Whole(digest) => (String::new(), digest.to_string(), file),
             SignedContent::Shards(shards) => {
                 let count = shards.count();
                 let plural = if count == 1 { "" } else { "s" };
@@ -97,12 +98,12 @@ fn listing(manifest: &Manifest) -> String {
             }
         })
         .collect();
-    let width =
-        |column: fn(&(String, String, &SignedFile)) -> usize| rows.iter().map(column).max().unwrap_or(0);
-    let (sizes, digests) = (width(|row| row.0.len()), width(|row| row.1.len()));
+    let sizes = rows.iter().map(|row| row.0.len()).max().unwrap_or(0);
+    let digests = rows.iter().map(|row| row.1.len()).max().unwrap_or(0);
+    let gap = if sizes == 0 { "" } else { "  " };
     let mut out = String::new();
     for (size, digest, file) in &rows {
-        let _ = writeln!(out, "{size:>sizes$}  {digest:<digests$}  {}", file.path());
+        let _ = writeln!(out, "{size:>sizes$}{gap}{digest:<digests$}  {}", file.path());
     }
     out
 }

@@ -1,7 +1,7 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
@@ -38,13 +38,18 @@ pub(super) fn bind(
 ) -> Result<Binding, Failure> {
     anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
-    let bundle = BundleFile::read(bundle, Some(model))?;
+    let bundle = BundleFile::read(bundle, Some(place.path()))?;
     let trusted = anchors::verify(trust, &bundle, &place)?;
     let links = match tree.allow_symlinks {
         true => Links::Follow,
         false => Links::Refuse,
     };
-    let source = ModelDir::open(model, links).map_err(|e| of_source(&e))?;
+    let source = ModelDir::open(place.path(), links).map_err(|e| of_source(&e))?;
+    if source.path() != place.path() {
+        // A folder on the way has become a link since: the policy was asked about another place.
+        let message = format!("{} has moved while it was opened: try again", shown(model));
+        return Err(Failure::new(Exit::Io, message));
+    }
     let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
     let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
         path,
@@ -69,7 +74,9 @@ fn options(limits: &LimitArgs) -> Options {
         threads: limits.threads.unwrap_or(default.threads),
         memory: limits.memory.unwrap_or(default.memory),
         max_file_bytes: limits.max_file_size.unwrap_or(default.max_file_bytes),
-        ..default
+        source_timeout: limits.source_timeout.map_or(default.source_timeout, |seconds| {
+            Duration::from_secs(seconds.into())
+        }),
     }
 }
 
@@ -80,14 +87,47 @@ pub(super) struct Problems {
     content: Vec<ContentProblem>,
 }
 
-/// Kinds of problems, the graver first: the first that occurs gives the exit code.
-const GRAVITY: [(&str, Exit); 6] = [
-    ("differs", Exit::ContentDiffers),
-    ("missing", Exit::TreeDiffers),
-    ("wrong-type", Exit::TreeDiffers),
-    ("wrong-size", Exit::TreeDiffers),
-    ("unsigned", Exit::TreeDiffers),
-    ("unreadable", Exit::Io),
+/// A kind of problem: its name, what it amounts to and what to do about it.
+struct Kind {
+    name: &'static str,
+    exit: Exit,
+    remedy: &'static str,
+}
+
+const RESTORE: &str = "restore it from where it came, or have it signed anew";
+
+/// The kinds, the graver first: the first that occurs gives the exit code.
+const KINDS: [Kind; 6] = [
+    Kind {
+        name: "differs",
+        exit: Exit::ContentDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "missing",
+        exit: Exit::TreeDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "wrong-type",
+        exit: Exit::TreeDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "wrong-size",
+        exit: Exit::TreeDiffers,
+        remedy: RESTORE,
+    },
+    Kind {
+        name: "unsigned",
+        exit: Exit::TreeDiffers,
+        remedy: "remove what is not signed, or have it signed too",
+    },
+    Kind {
+        name: "unreadable",
+        exit: Exit::Io,
+        remedy: "see to its permissions and its disk",
+    },
 ];
 
 impl Problems {
@@ -107,24 +147,30 @@ impl Problems {
 
     /// Nothing, or the failure that they amount to.
     pub(super) fn judge(&self, model: &Path) -> Result<(), Failure> {
-        let counts: Vec<(&str, usize, Exit)> = GRAVITY
-            .into_iter()
-            .map(|(kind, exit)| (kind, self.kinds().filter(|k| *k == kind).count(), exit))
-            .filter(|(_, count, _)| *count > 0)
+        let count = |kind: &Kind| self.kinds().filter(|name| *name == kind.name).count();
+        let found: Vec<(&Kind, usize)> = KINDS
+            .iter()
+            .map(|kind| (kind, count(kind)))
+            .filter(|(_, count)| *count > 0)
             .collect();
-        let Some((_, _, exit)) = counts.first() else {
+        let Some((gravest, _)) = found.first() else {
             return Ok(());
         };
-        let counted: Vec<String> = counts
+        let counted: Vec<String> = found
             .iter()
-            .map(|(kind, count, _)| format!("{count} {kind}"))
+            .map(|(kind, count)| format!("{count} {}", kind.name))
             .collect();
+        let verdict = match gravest.exit {
+            Exit::Io => "cannot be verified",
+            _ => "is not what was signed",
+        };
         let message = format!(
-            "{} is not what was signed ({}): restore it from where it came, or have it signed anew",
+            "{} {verdict} ({}): {}",
             shown(model),
-            counted.join(", ")
+            counted.join(", "),
+            gravest.remedy
         );
-        Err(Failure::new(*exit, message).with("problems", self.json()))
+        Err(Failure::new(gravest.exit, message).with("problems", self.json()))
     }
 
     fn kinds(&self) -> impl Iterator<Item = &'static str> {

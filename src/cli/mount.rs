@@ -7,6 +7,8 @@ use std::io;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 
 use data_encoding::HEXLOWER;
 use serde_json::Value;
@@ -21,6 +23,8 @@ use super::background::Start;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::failure::plain;
+use super::failure::render;
 use super::log;
 use super::log::Destination;
 use super::model;
@@ -64,9 +68,10 @@ pub(super) fn run(
             "$MODELFS_LOG must be one of error, warn, info and debug",
         )
     })?;
-    log::start(Destination::standard_error(), level);
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
     let tree = prepare(args, json)?;
+    // Only now: what is found before is told as the command's own result, once.
+    log::start(Destination::standard_error(), level);
     let served = serve(tree, args, json, half, log_file);
     ::log::logger().flush();
     served.map(|()| Exit::Done.into())
@@ -133,6 +138,7 @@ fn list(problems: &Problems) {
     }
 }
 
+/// Mounts the tree and serves until the mount is gone.
 fn serve(
     tree: ModelTree,
     args: &MountArgs,
@@ -142,57 +148,88 @@ fn serve(
 ) -> Result<(), Failure> {
     let options = MountOptions {
         allow_other: args.serve.allow_other,
+        allow_exec: args.serve.allow_exec,
         source_name: tree.source_path().to_path_buf(),
-        ..MountOptions::default()
     };
-    let about = tree.model();
-    let said = format!(
-        "{} on {}, {}, signed by {}, manifest sha256:{}",
-        shown(tree.source_path()),
-        shown(&args.mountpoint),
-        model::size_of(&tree),
+    let fs = Arc::new(ModelFs::new(tree));
+    let session = Session::start(Arc::clone(&fs), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
+    let mountpoint = session.mountpoint().to_path_buf();
+    if json {
+        super::print(&render(&mounted_data(fs.tree(), &mountpoint)));
+    }
+    let log_is_elsewhere = log_file.is_some() || half == Half::Server;
+    match (half, log_file.map(Destination::File)) {
+        (Half::Caller, None) => {}
+        (Half::Caller, Some(file)) => log::redirect(file),
+        (Half::Server, file) => {
+            let log = file.unwrap_or_else(Destination::system);
+            background::detach(log).map_err(|e| give_up(&mountpoint, &e))?;
+        }
+    }
+    let about = fs.tree().model();
+    ::log::info!(
+        "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
+        shown(fs.tree().source_path()),
+        shown(&mountpoint),
+        model::size_of(fs.tree()),
         about.signer,
         HEXLOWER.encode(&about.identity)
     );
-    let data = json!({
+    if args.serve.verify == When::Background {
+        verify_in_background(fs);
+    }
+    let ended = session.wait().map_err(|e| of_mount(&e));
+    match &ended {
+        Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
+        Err(failure) if log_is_elsewhere => ::log::error!("{}", failure.line()),
+        Err(_) => {}
+    }
+    ended
+}
+
+/// Undoes a mount that nobody knows of: the caller has gone before it was told.
+fn give_up(mountpoint: &Path, why: &io::Error) -> Failure {
+    let undone = mount::unmount(mountpoint);
+    let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted again".to_owned());
+    let failure = Failure::new(
+        Exit::MountFailed,
+        format!(
+            "{}: the server cannot go into the background ({why}): {outcome}",
+            shown(mountpoint)
+        ),
+    );
+    ::log::error!("{}", failure.line());
+    failure
+}
+
+fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
+    let about = tree.model();
+    json!({
         "model": tree.source_path().to_string_lossy(),
-        "mountpoint": args.mountpoint.to_string_lossy(),
+        "mountpoint": mountpoint.to_string_lossy(),
         "signer": about.signer.to_string(),
         "identity": HEXLOWER.encode(&about.identity),
         "files": tree.files().len(),
         "bytes": about.total_bytes,
-    });
-    let session = Session::start(ModelFs::new(tree), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
-    if json {
-        super::print(&super::render(&data));
-    }
-    let mountpoint = session.mountpoint().to_path_buf();
-    let destination = log_file.map(Destination::File);
-    match half {
-        Half::Caller => {
-            if let Some(destination) = destination {
-                log::redirect(destination);
-            }
+    })
+}
+
+/// Verifies what nobody has read yet. What differs is refused and logged as when a reader meets it.
+fn verify_in_background(fs: Arc<ModelFs>) {
+    let work = move || {
+        let problems = fs.tree().verify_all(&|_, _| {});
+        let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
+        for problem in unreadable {
+            ::log::warn!("{problem}");
         }
-        Half::Server => {
-            if let Err(e) = background::detach(destination.unwrap_or_else(Destination::system)) {
-                // Nobody waits for this mount any more, so nobody would undo it.
-                let undone = mount::unmount(&mountpoint);
-                let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted".to_owned());
-                return Err(Failure::new(
-                    Exit::MountFailed,
-                    format!("{}: the caller is gone ({e}): {outcome}", shown(&mountpoint)),
-                ));
-            }
+        match problems.len() {
+            0 => ::log::info!("verified {}", model::size_of(fs.tree())),
+            found => ::log::warn!("verified all files; {found} cannot be read as they were signed"),
         }
+    };
+    if let Err(e) = thread::Builder::new().name("verify".to_owned()).spawn(work) {
+        ::log::warn!("files are verified only as they are read, there is no thread to do more: {e}");
     }
-    ::log::info!("mounted {said}");
-    let ended = session.wait().map_err(|e| of_mount(&e));
-    match &ended {
-        Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
-        Err(failure) => ::log::error!("{}", failure.sentence()),
-    }
-    ended
 }
 
 fn of_mount(error: &MountError) -> Failure {
@@ -210,7 +247,7 @@ pub(super) fn status(mountpoint: Option<&Path>, json: bool) -> Result<String, Fa
     if let Some(mountpoint) = mountpoint {
         let report = mount::status(mountpoint).map_err(|e| of_mount(&e))?;
         return Ok(if json {
-            super::render(&report_data(mountpoint, &report))
+            render(&report_data(mountpoint, &report))
         } else {
             report_text(mountpoint, &report)
         });
@@ -237,7 +274,7 @@ pub(super) fn status(mountpoint: Option<&Path>, json: bool) -> Result<String, Fa
         out.push_str("no model is mounted\n");
     }
     Ok(if json {
-        super::render(&Value::from(all))
+        render(&Value::from(all))
     } else {
         out.trim_end().to_owned() + "\n"
     })
@@ -257,7 +294,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
     let facts = [
         ("model", safe(&report.model)),
         // The signer's line and a problem's texts come from a server that has escaped them.
-        ("signed by", super::plain(&report.signer)),
+        ("signed by", plain(&report.signer)),
         ("identity", format!("sha256:{}", safe(&report.identity))),
         (
             "files",
@@ -298,12 +335,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         } else {
             &problem.detail
         };
-        let _ = writeln!(
-            out,
-            "  {}: {}",
-            super::plain(&problem.state),
-            super::plain(detail)
-        );
+        let _ = writeln!(out, "  {}: {}", plain(&problem.state), plain(detail));
     }
     out
 }

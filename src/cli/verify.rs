@@ -15,6 +15,7 @@ use super::args::VerifyArgs;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::failure::render;
 use super::model;
 use super::model::Problems;
 use crate::path::ModelPath;
@@ -52,7 +53,7 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
     problems.judge(&args.model)?;
     let about = tree.model();
     Ok(if json {
-        super::render(&json!({
+        render(&json!({
             "model": tree.source_path().to_string_lossy(),
             "signer": about.signer.to_string(),
             "identity": HEXLOWER.encode(&about.identity),

@@ -8,7 +8,10 @@ use crate::verify::State;
 
 /// Most files that a report names. An extended attribute holds 64 KiB, and a name up to 4 KiB; the totals
 /// count all of them.
-const MAX_NAMED_BYTES: usize = 48 * 1024;
+const MAX_NAMED_BYTES: usize = 40 * 1024;
+
+/// Longest text of ours or of the signer's in a report, in bytes; JSON may make six of each.
+const MAX_TEXT_BYTES: usize = 1024;
 
 /// The state of a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,9 +99,9 @@ impl Report {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            model: tree.source_path().to_string_lossy().into_owned(),
-            subject: tree.model().subject.clone(),
-            signer: tree.model().signer.to_string(),
+            model: beginning(tree.source_path().to_string_lossy().into_owned()),
+            subject: beginning(tree.model().subject.clone()),
+            signer: beginning(tree.model().signer.to_string()),
             identity: HEXLOWER.encode(&tree.model().identity),
             files: Files {
                 total: u64::try_from(tree.files().len()).unwrap_or(u64::MAX),
@@ -122,6 +125,16 @@ impl Report {
             problems: problems(tree),
         }
     }
+}
+
+/// As much of a text as a report has room for.
+fn beginning(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        let end = (0..=MAX_TEXT_BYTES).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+        text.push_str("...");
+    }
+    text
 }
 
 fn problems(tree: &ModelTree) -> Vec<Problem> {
@@ -148,4 +161,18 @@ fn problems(tree: &ModelTree) -> Vec<Problem> {
         problems.push(problem);
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let exact = "x".repeat(MAX_TEXT_BYTES);
+        assert_eq!(beginning(exact.clone()), exact);
+        assert_eq!(beginning(exact.clone() + "y"), exact + "...");
+        let umlauts = "\u{e4}".repeat(MAX_TEXT_BYTES);
+        assert_eq!(beginning("x".to_owned() + &umlauts).len(), MAX_TEXT_BYTES - 1 + 3);
+    }
 }

@@ -8,7 +8,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -18,21 +18,27 @@ use rustix::net::{
     socketpair,
 };
 
-use super::{MountError, MountOptions, TYPE};
+use super::{MountError, MountOptions, Place, TYPE};
 
 /// The helper that mounts for users other than root.
 const HELPER: &str = "fusermount3";
 
 /// Mounts, and returns the device on which the kernel asks.
-pub(super) fn attach(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub(super) fn attach(place: &Place, options: &MountOptions) -> Result<OwnedFd, MountError> {
     if rustix::process::geteuid().is_root() {
-        by_ourselves(mountpoint, options)
+        by_ourselves(place, options)
     } else {
-        by_helper(mountpoint, options)
+        by_helper(&place.path, options)
     }
 }
 
-fn by_ourselves(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+fn by_ourselves(place: &Place, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let mountpoint = &place.path;
+    // By its descriptor: a name could have been given to another directory since it was looked at.
+    let target = match &place.directory {
+        Some(directory) => PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())),
+        None => mountpoint.clone(),
+    };
     let device = openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| MountError::NoDevice(e.into()))?;
     let mut data = format!(
@@ -51,7 +57,7 @@ fn by_ourselves(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Mo
     let data = CString::new(data).map_err(|e| refused(e.to_string()))?;
     let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     flags.set(MountFlags::NOEXEC, !options.allow_exec);
-    rustix::mount::mount(&options.source_name, mountpoint, TYPE, flags, data.as_c_str()).map_err(|e| {
+    rustix::mount::mount(&options.source_name, &target, TYPE, flags, data.as_c_str()).map_err(|e| {
         let hint = match e {
             rustix::io::Errno::PERM => "; mounting needs CAP_SYS_ADMIN",
             rustix::io::Errno::NODEV => "; this kernel has no FUSE",
@@ -146,7 +152,8 @@ fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
 pub(super) enum Detach {
     /// Only when no file of it is open.
     WhenIdle,
-    /// At once for the tree; for open files when they are closed.
+    /// At once. Who waits for an answer gets an error now: a server that is stuck in its source cannot even
+    /// die, and its readers would wait with it.
     Lazily,
 }
 
@@ -154,7 +161,7 @@ pub(super) enum Detach {
 pub(super) fn detach(mountpoint: &Path, when: Detach) -> io::Result<()> {
     let flags = match when {
         Detach::WhenIdle => UnmountFlags::NOFOLLOW,
-        Detach::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+        Detach::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE,
     };
     match rustix::mount::unmount(mountpoint, flags) {
         Err(rustix::io::Errno::PERM) => detach_by_helper(mountpoint, when),

@@ -7,37 +7,56 @@ use std::path::{Path, PathBuf};
 
 use super::TYPE;
 
+/// A line of the mount table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) mountpoint: PathBuf,
+    /// Whether it is of our type.
+    pub(super) ours: bool,
+    /// The device number that the kernel gave to this very mount, as `major:minor`.
+    pub(super) device: String,
+}
+
 /// All models that are mounted in this namespace, in the order of the mount table.
 ///
 /// # Errors
 /// When the mount table cannot be read.
 pub fn mounted() -> io::Result<Vec<PathBuf>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    let ours = entries()?.into_iter().filter(|entry| entry.ours);
+    Ok(ours.map(|entry| entry.mountpoint).collect())
 }
 
-/// Whether a model is mounted here.
-pub(super) fn find(mountpoint: &Path) -> Option<PathBuf> {
-    mounted()
+/// What a name at this place leads to: the last of the mounts there covers the others.
+pub(super) fn topmost(mountpoint: &Path) -> Option<Entry> {
+    entries()
         .ok()?
         .into_iter()
         .rev()
-        .find(|mounted| mounted == mountpoint)
+        .find(|entry| entry.mountpoint == mountpoint)
 }
 
-/// Mount points of our type; proc_pid_mountinfo(5): the fifth field is the mount point, the one after the
+/// The model that is mounted here, unless something else covers it.
+pub(super) fn find(mountpoint: &Path) -> Option<Entry> {
+    topmost(mountpoint).filter(|entry| entry.ours)
+}
+
+fn entries() -> io::Result<Vec<Entry>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// proc_pid_mountinfo(5): the third field is the device, the fifth the mount point, the one after the
 /// separator the type.
-fn parse(table: &[u8]) -> Vec<PathBuf> {
+fn parse(table: &[u8]) -> Vec<Entry> {
     let of_line = |line: &[u8]| {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
         let separator = fields.iter().position(|field| *field == b"-")?;
-        let ours = fields
-            .get(separator + 1)
-            .is_some_and(|kind| *kind == TYPE.as_bytes());
-        ours.then(|| {
-            fields
-                .get(4)
-                .map(|path| PathBuf::from(OsString::from_vec(unescape(path))))
-        })?
+        Some(Entry {
+            mountpoint: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
+            ours: fields
+                .get(separator + 1)
+                .is_some_and(|kind| *kind == TYPE.as_bytes()),
+            device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
+        })
     };
     table.split(|&byte| byte == b'\n').filter_map(of_line).collect()
 }
@@ -76,9 +95,12 @@ mod tests {
             41 35 0:51 / /mnt/a\\134b ro shared:7 master:2 - fuse.modelfs x ro\n\
             42 35 0:52 / /mnt/other ro - fuse.sshfs modelfs ro\n\
             broken line\n";
+        let ours = parse(table).into_iter().filter(|entry| entry.ours);
+        let got: Vec<_> = ours.map(|entry| (entry.mountpoint, entry.device)).collect();
+        let want = [("/mnt/my model", "0:50"), ("/mnt/a\\b", "0:51")];
         assert_eq!(
-            parse(table),
-            [PathBuf::from("/mnt/my model"), PathBuf::from("/mnt/a\\b")]
+            got,
+            want.map(|(path, device)| (PathBuf::from(path), device.to_owned()))
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, openat};
+use rustix::fs::FileType;
 
 use super::{Links, ModelDir, Root, SourceError, What, kind_name};
 use crate::path::MAX_PATH_BYTES;
@@ -44,18 +44,18 @@ impl ModelDir {
         let mut entries = Vec::new();
         let mut pending = vec![Vec::new()];
         while let Some(directory) = pending.pop() {
-            let here = |error: rustix::io::Errno| SourceError {
+            let here = |error: std::io::Error| SourceError {
                 name: if directory.is_empty() {
                     b".".to_vec()
                 } else {
                     directory.clone()
                 },
-                what: What::from(std::io::Error::from(error)),
+                what: What::from(error),
             };
             let opened = match directory.is_empty() {
-                true => list(root),
+                true => sys::list(root),
                 false => match sys::find(root.as_fd(), &directory, Resolve::Beneath) {
-                    Ok(found) => list(&found),
+                    Ok(found) => sys::list(&found),
                     Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
                         entries.push(Entry {
                             name: directory,
@@ -72,7 +72,7 @@ impl ModelDir {
                 },
             };
             for entry in opened.map_err(here)? {
-                let entry = entry.map_err(here)?;
+                let entry = entry.map_err(|e| here(e.into()))?;
                 let component = entry.file_name().to_bytes();
                 if component == b"." || component == b".." {
                     continue;
@@ -147,12 +147,6 @@ impl ModelDir {
             .ancestors()
             .all(|above| above.as_os_str().is_empty() || !skip(above.as_os_str().as_bytes()))
     }
-}
-
-/// Opens a directory that was found for reading its entries.
-fn list(found: &OwnedFd) -> rustix::io::Result<Dir> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Dir::new(openat(found, ".", flags, Mode::empty())?)
 }
 
 enum Class {

@@ -9,12 +9,15 @@ mod certificate;
 mod identity;
 mod name;
 mod signature;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
 use data_encoding::HEXLOWER;
 
 use crate::path::Escaped;
+use crate::trust::quoted;
 use crate::trust::Signer;
 use crate::trust::chain::certificate::Certificate;
 use crate::trust::chain::certificate::Unusable;
@@ -484,7 +487,11 @@ impl fmt::Display for ChainError {
                 write!(f, "the signer's certificate is not for {wanted} but for ")?;
                 for (at, name) in found.iter().enumerate() {
                     let comma = if at == 0 { "" } else { ", " };
-                    write!(f, "{comma}{name}")?;
+                    // RFC 4514 escapes quotes in a subject already; it stays as a policy would have it.
+                    match name.starts_with("subject:") {
+                        true => write!(f, "{comma}\"{name}\"")?,
+                        false => write!(f, "{comma}{}", quoted(name))?,
+                    }
                 }
                 Ok(())
             }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::constant_time;
 
+use super::held::Reservation;
 use crate::digest::{Digest, Hasher};
 
 /// Re-check granule in bytes. Bigger: fewer tags, more waste on small reads; the kernel asks for up to this
@@ -134,7 +135,7 @@ pub(super) struct FirstPass<'a> {
     key: &'a TagKey,
     hasher: Hasher,
     tags: Vec<Tag>,
-    kept: Vec<UntrustedChunk>,
+    kept: Vec<(UntrustedChunk, Reservation)>,
     untagged: bool,
 }
 
@@ -149,33 +150,36 @@ impl<'a> FirstPass<'a> {
         }
     }
 
-    /// Takes the resource's next chunk; gives its buffer back unless it is to be kept for the reads that
-    /// follow.
-    pub(super) fn take(&mut self, chunk: UntrustedChunk, keep: bool) -> Option<Vec<u8>> {
+    /// Takes the resource's next chunk; gives its buffer back unless there is room to keep it for the reads
+    /// that follow.
+    pub(super) fn take(&mut self, chunk: UntrustedChunk, room: Option<Reservation>) -> Option<Vec<u8>> {
         self.hasher.update(&chunk.bytes);
         match self.key.tag(chunk.id, &chunk.bytes) {
             Some(tag) => self.tags.push(tag),
             None => self.untagged = true,
         }
-        if !keep {
-            return Some(chunk.into_buffer());
+        match room {
+            Some(room) => {
+                self.kept.push((chunk, room));
+                None
+            }
+            None => Some(chunk.into_buffer()),
         }
-        self.kept.push(chunk);
-        None
     }
 
     /// Ends the pass.
     ///
     /// # Errors
     /// The digest of what was found, when it is not the one wanted.
-    pub(super) fn finish(self, want: &Digest) -> Result<(Tags, Vec<VerifiedChunk>), Digest> {
+    pub(super) fn finish(self, want: &Digest) -> Result<(Tags, Vec<(VerifiedChunk, Reservation)>), Digest> {
         let found = self.hasher.finish();
         if found != *want || self.untagged {
             return Err(found);
         }
+        let verified = |(chunk, room)| (VerifiedChunk(chunk), room);
         Ok((
             Tags(self.tags.into()),
-            self.kept.into_iter().map(VerifiedChunk).collect(),
+            self.kept.into_iter().map(verified).collect(),
         ))
     }
 }
@@ -245,13 +249,14 @@ impl VerifiedBytes {
 mod tests {
     use super::*;
     use crate::digest::{Algorithm, hash};
+    use crate::verify::held::Held;
 
     const ID: ChunkId = ChunkId { file: 1, offset: 7 };
 
     fn tagged(key: &TagKey, bytes: &[u8]) -> Tag {
         let want = hash(Algorithm::Sha256, bytes);
         let mut pass = FirstPass::new(key, &want);
-        pass.take(UntrustedChunk::new(ID, bytes.to_vec()), false);
+        pass.take(UntrustedChunk::new(ID, bytes.to_vec()), None);
         pass.finish(&want)
             .ok()
             .and_then(|(tags, _)| tags.get(0))
@@ -293,7 +298,11 @@ mod tests {
         let want = hash(Algorithm::Sha256, b"signed");
         for (bytes, ok) in [(b"signed", true), (b"sigmed", false)] {
             let mut pass = FirstPass::new(&key, &want);
-            assert!(pass.take(UntrustedChunk::new(ID, bytes.to_vec()), true).is_none());
+            let held = Held::new(CHUNK_BYTES);
+            assert!(
+                pass.take(UntrustedChunk::new(ID, bytes.to_vec()), held.reserve())
+                    .is_none()
+            );
             assert_eq!(
                 pass.finish(&want).map(|(_, kept)| kept.len()).ok(),
                 ok.then_some(1)

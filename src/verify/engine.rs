@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::chunk::{CHUNK_BYTES, FirstPass, KeyUnavailable, TagKey, UntrustedChunk, VerifiedBytes};
-use super::file::{Entered, Finding, ReadError, ResourceState, VerifiedFile};
-use super::held::Held;
+use super::chunk::{
+    CHUNK_BYTES, FirstPass, KeyUnavailable, TagKey, UntrustedChunk, VerifiedBytes, VerifiedChunk,
+};
+use super::file::{Entered, Finding, ReadError, ResourceState, SourceReader, VerifiedFile};
+use super::held::{Held, Reservation};
 use super::workers::{Job, Promise, Runner, Slot, Want, Workers};
 use crate::source::SourceError;
 
@@ -150,6 +152,13 @@ impl Engine {
         self.submit(file, Want::Bytes(start..end), done);
     }
 
+    /// Ends what a successful [`Engine::open`] began.
+    pub fn release(&self, file: &VerifiedFile) {
+        if let Some(source) = file.release() {
+            self.workers.close(source, &self.runner);
+        }
+    }
+
     /// Verifies resources of a file and calls back.
     pub(crate) fn verify(
         &self,
@@ -225,7 +234,7 @@ impl Engine {
                 let delivered = opened.is_ok();
                 if !job.promise.fulfil(opened) && delivered {
                     // The open was answered with an error while the source hung: nobody will release it.
-                    file.release();
+                    self.release(&file);
                 }
                 return;
             }
@@ -289,7 +298,8 @@ impl Engine {
             Ok(Pass::Matched { state, kept, bytes }) => {
                 self.totals.verified_bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.totals.verified_resources.fetch_add(1, Ordering::Relaxed);
-                for chunk in kept {
+                for (chunk, room) in kept {
+                    drop(room);
                     self.held.insert(chunk);
                 }
                 for job in flight.land(state) {
@@ -344,24 +354,23 @@ impl Engine {
                 found,
             }))
         };
-        let mut reader = slot.in_source(&self.workers, || file.reader())?;
+        let mut reader = self.reader(file, slot)?;
         let mut pass = FirstPass::new(&self.key, &signed);
-        let mut keep = self.held.chunks_per_pass();
         let mut spare = Vec::new();
         for (_, id, bytes) in file.chunks(index, range.clone()) {
             let mut buffer = std::mem::take(&mut spare);
             buffer.resize(length(&bytes), 0);
-            let read = slot.in_source(&self.workers, || reader.read_at(&mut buffer, bytes.start))?;
+            let read = reader.read_at(&mut buffer, bytes.start)?;
             if read < buffer.len() {
                 return Ok(finding(None));
             }
             self.totals
                 .hashed_bytes
                 .fetch_add(bytes.end - bytes.start, Ordering::Relaxed);
-            match pass.take(UntrustedChunk::new(id, buffer), keep > 0) {
-                Some(buffer) => spare = buffer,
-                None => keep -= 1,
-            }
+            let room = self.held.reserve();
+            spare = pass
+                .take(UntrustedChunk::new(id, buffer), room)
+                .unwrap_or_default();
         }
         Ok(match pass.finish(&signed) {
             Ok((tags, kept)) => Pass::Matched {
@@ -400,10 +409,7 @@ impl Engine {
                 };
                 let reader = match &mut reader {
                     Some(reader) => reader,
-                    None => {
-                        let opened = slot.in_source(&self.workers, || file.reader());
-                        reader.insert(opened.map_err(|e| self.source_error(e))?)
-                    }
+                    None => reader.insert(self.reader(file, slot).map_err(|e| self.source_error(e))?),
                 };
                 #[cfg(feature = "planted-faults")]
                 match super::faults::read(self, file, reader, (id, tag), &bytes, inside.clone(), &mut reply) {
@@ -412,7 +418,7 @@ impl Engine {
                     None => {}
                 }
                 let mut read = |room: &mut [u8]| {
-                    let read = slot.in_source(&self.workers, || reader.read_at(room, bytes.start));
+                    let read = reader.read_at(room, bytes.start);
                     read.map_err(|e| self.source_error(e))
                 };
                 let matched = if whole {
@@ -441,6 +447,15 @@ impl Engine {
             .served_bytes
             .fetch_add(range.end - range.start, Ordering::Relaxed);
         Ok(reply)
+    }
+
+    fn reader<'a>(&'a self, file: &'a VerifiedFile, slot: &'a Slot) -> Result<Reader<'a>, SourceError> {
+        let reader = slot.in_source(&self.workers, || file.reader())?;
+        Ok(Reader {
+            engine: self,
+            slot,
+            reader: Some(reader),
+        })
     }
 
     fn changed(&self, file: &VerifiedFile, index: usize, range: Range<u64>) -> ReadError {
@@ -482,11 +497,42 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// Reads the source on behalf of one job: whatever may hang is seen by the watch, closing included.
+pub(super) struct Reader<'a> {
+    engine: &'a Engine,
+    slot: &'a Slot,
+    reader: Option<SourceReader<'a>>,
+}
+
+impl Reader<'_> {
+    /// Fills the buffer as far as the file goes.
+    pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, SourceError> {
+        let Some(reader) = &mut self.reader else {
+            return Ok(0);
+        };
+        self.slot
+            .in_source(&self.engine.workers, || reader.read_at(buffer, offset))
+    }
+
+    #[cfg(feature = "planted-faults")]
+    pub(super) fn file(&self) -> Option<&crate::source::SourceFile> {
+        self.reader.as_ref().map(SourceReader::file)
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.engine.workers.close(reader.into_file(), &self.engine.runner);
+        }
+    }
+}
+
 /// How a first pass ended.
 enum Pass {
     Matched {
         state: ResourceState,
-        kept: Vec<super::chunk::VerifiedChunk>,
+        kept: Vec<(VerifiedChunk, Reservation)>,
         bytes: u64,
     },
     Differs(Box<Finding>),

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::chunk::{ChunkId, Tag, UntrustedChunk, VerifiedBytes, VerifiedChunk};
-use super::engine::Engine;
-use super::file::{SourceReader, VerifiedFile};
+use super::engine::{Engine, Reader};
+use super::file::VerifiedFile;
 use crate::sys;
 
 /// Which mistake to make, from the environment variable `MODELFS_PLANTED_FAULT`.
@@ -56,7 +56,7 @@ pub(super) enum Outcome {
 pub(super) fn read(
     engine: &Engine,
     file: &VerifiedFile,
-    reader: &mut SourceReader<'_>,
+    reader: &mut Reader<'_>,
     (id, tag): (ChunkId, Tag),
     bytes: &Range<u64>,
     inside: Range<usize>,
@@ -85,7 +85,7 @@ pub(super) fn read(
         }
         Fault::MappedSource => {
             let mut matched = false;
-            let copy = sys::mapped_copy(reader.file().file(), bytes.start, len, |mapped| {
+            let copy = sys::mapped_copy(reader.file()?.file(), bytes.start, len, |mapped| {
                 matched = UntrustedChunk::new(id, mapped.to_vec())
                     .verify(key, tag)
                     .is_some();

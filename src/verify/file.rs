@@ -284,15 +284,18 @@ impl VerifiedFile {
     /// Counts one more open handle and makes sure that the source can be opened.
     pub(super) fn acquire(&self) -> Result<(), SourceError> {
         self.opened.lock().handles += 1;
-        self.source_file().map(drop).inspect_err(|_| self.release())
+        self.source_file().map(drop).inspect_err(|_| drop(self.release()))
     }
 
-    /// Counts one open handle less; the last one closes the source.
-    pub fn release(&self) {
+    /// Counts one open handle less; with the last one the source is the caller's to close.
+    #[must_use]
+    pub(super) fn release(&self) -> Option<Arc<SourceFile>> {
         let mut opened = self.opened.lock();
         opened.handles = opened.handles.saturating_sub(1);
         if opened.handles == 0 {
-            opened.file = None;
+            opened.file.take()
+        } else {
+            None
         }
     }
 
@@ -305,7 +308,10 @@ impl VerifiedFile {
         let file = Arc::new(self.source.open_file(self.path())?);
         let mut opened = self.opened.lock();
         if opened.handles > 0 {
-            opened.file = Some(Arc::clone(&file));
+            let before = opened.file.replace(Arc::clone(&file));
+            drop(opened);
+            // Closing may hang as well.
+            drop(before);
         }
         Ok(file)
     }
@@ -341,12 +347,18 @@ impl SourceReader<'_> {
         match self.file.read_at(buffer, offset) {
             Ok(read) => Ok(read),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::EIO)) => {
-                self.of.opened.lock().file = None;
+                let stale = self.of.opened.lock().file.take();
+                drop(stale);
                 self.file = self.of.source_file()?;
                 self.file.read_at(buffer, offset).map_err(|e| self.error(e))
             }
             Err(e) => Err(self.error(e)),
         }
+    }
+
+    /// The descriptor, for whoever may close it.
+    pub(super) fn into_file(self) -> Arc<SourceFile> {
+        self.file
     }
 
     fn error(&self, error: io::Error) -> SourceError {

@@ -10,56 +10,86 @@ use super::chunk::{CHUNK_BYTES, ChunkId, VerifiedChunk};
 /// The chunks that are held, least recently used first to go.
 pub(super) struct Held {
     budget: u64,
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
 }
 
 struct Inner {
     chunks: LruCache<ChunkId, Arc<VerifiedChunk>>,
     bytes: u64,
+    /// Room for chunks that first passes keep until their digests are known.
+    reserved: u64,
+}
+
+impl Inner {
+    /// Lets chunks go until so many bytes are free; `false` when what is reserved leaves no such room.
+    fn make_room(&mut self, wanted: u64, budget: u64, gone: &mut Vec<Arc<VerifiedChunk>>) -> bool {
+        if self.reserved.saturating_add(wanted) > budget {
+            return false;
+        }
+        while self.bytes + self.reserved + wanted > budget {
+            let Some((_, old)) = self.chunks.pop_lru() else {
+                return false;
+            };
+            self.bytes -= bytes_of(&old);
+            gone.push(old);
+        }
+        true
+    }
+}
+
+/// Room for one chunk in the budget, free again when this is dropped.
+pub(super) struct Reservation(Arc<Mutex<Inner>>);
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.lock().reserved -= CHUNK_BYTES;
+    }
 }
 
 impl Held {
     /// Holds up to `budget` bytes; 0 holds nothing.
     pub(super) fn new(budget: u64) -> Self {
+        let inner = Inner {
+            chunks: LruCache::unbounded(),
+            bytes: 0,
+            reserved: 0,
+        };
         Self {
             budget,
-            inner: Mutex::new(Inner {
-                chunks: LruCache::unbounded(),
-                bytes: 0,
-            }),
+            inner: Arc::new(Mutex::new(inner)),
         }
     }
 
-    /// How many chunks one verification may keep back until its digest is known.
-    pub(super) fn chunks_per_pass(&self) -> usize {
-        // A quarter each: several resources verify at a time, and none may drive out all others.
-        usize::try_from(self.budget / CHUNK_BYTES / 4).unwrap_or(usize::MAX)
+    /// Room for a chunk that is not verified yet, if the budget has any: all passes share it.
+    pub(super) fn reserve(&self) -> Option<Reservation> {
+        let mut gone = Vec::new();
+        let mut inner = self.inner.lock();
+        let room = inner.make_room(CHUNK_BYTES, self.budget, &mut gone);
+        if room {
+            inner.reserved += CHUNK_BYTES;
+        }
+        // Freed after the lock: returning memory to the system may take a while.
+        drop(inner);
+        room.then(|| Reservation(Arc::clone(&self.inner)))
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.inner.lock().bytes
+        let inner = self.inner.lock();
+        inner.bytes + inner.reserved
     }
 
     pub(super) fn insert(&self, chunk: VerifiedChunk) {
         let size = bytes_of(&chunk);
-        if size > self.budget {
-            return;
-        }
         let mut gone = Vec::new();
         let mut inner = self.inner.lock();
-        let id = chunk.id();
-        if let Some(old) = inner.chunks.put(id, Arc::new(chunk)) {
-            inner.bytes -= bytes_of(&old);
-        }
-        inner.bytes += size;
-        while inner.bytes > self.budget {
-            let Some((_, old)) = inner.chunks.pop_lru() else {
-                break;
-            };
+        if let Some(old) = inner.chunks.pop(&chunk.id()) {
             inner.bytes -= bytes_of(&old);
             gone.push(old);
         }
-        // Freed after the lock: returning memory to the system may take a while.
+        if inner.make_room(size, self.budget, &mut gone) {
+            inner.bytes += size;
+            inner.chunks.put(chunk.id(), Arc::new(chunk));
+        }
         drop(inner);
     }
 
@@ -78,4 +108,24 @@ impl Held {
 
 fn bytes_of(chunk: &VerifiedChunk) -> u64 {
     u64::try_from(chunk.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_passes_share_one_budget() {
+        let held = Held::new(3 * CHUNK_BYTES + 1);
+        let mut rooms: Vec<_> = (0..5).map(|_| held.reserve()).collect();
+        assert_eq!(
+            rooms.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [true, true, true, false, false]
+        );
+        assert_eq!(held.bytes(), 3 * CHUNK_BYTES);
+        rooms.remove(0);
+        assert!(held.reserve().is_some());
+        drop(rooms);
+        assert_eq!(held.bytes(), 0);
+    }
 }

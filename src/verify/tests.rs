@@ -1,5 +1,7 @@
 //! The engine against sources that change under it.
 
+#![expect(clippy::as_conversions, reason = "sizes of a test's own files")]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

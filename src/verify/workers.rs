@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::chunk::VerifiedBytes;
 use super::file::{ReadError, VerifiedFile};
+use crate::source::SourceFile;
 
 /// Most threads that work for one file at a time. More: one slow file takes more of the machine; fewer: one
 /// file's shards verify less in parallel.
@@ -77,6 +78,13 @@ pub(super) enum Want {
     Resources(Range<usize>),
 }
 
+/// What a thread is given.
+enum Task {
+    Run(Job),
+    /// Closing a file may wait for the file server that it lies on, as reading may.
+    Close(SourceFile),
+}
+
 /// Admission to the threads, one for each file.
 #[derive(Default)]
 pub(super) struct Gate {
@@ -130,7 +138,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    tasks: VecDeque<Task>,
     threads: usize,
     idle: usize,
     ended: bool,
@@ -168,20 +176,32 @@ impl Workers {
         }
         gate.running += 1;
         drop(gate);
-        self.push(job, runner);
+        self.push(Task::Run(job), runner);
     }
 
-    fn push(&self, job: Job, runner: &Runner) {
+    /// Closes a source, unless others still read it, on a thread that may wait for that.
+    pub(super) fn close(&self, file: Arc<SourceFile>, runner: &Runner) {
+        if let Some(file) = Arc::into_inner(file) {
+            self.push(Task::Close(file), runner);
+        }
+    }
+
+    fn push(&self, task: Task, runner: &Runner) {
         let mut queue = self.0.queue.lock();
-        queue.jobs.push_back(job);
+        queue.tasks.push_back(task);
         self.0.wake.notify_one();
-        self.spawn_if_needed(&mut queue, runner);
+        let lost = self.spawn_if_needed(&mut queue, runner);
+        drop(queue);
+        fail(lost);
     }
 
-    fn spawn_if_needed(&self, queue: &mut Queue, runner: &Runner) {
+    /// Starts a thread when there is more to do than threads that wait for it. What nobody will ever do,
+    /// because no thread can be started, is the caller's to fail once the queue is unlocked.
+    #[must_use]
+    fn spawn_if_needed(&self, queue: &mut Queue, runner: &Runner) -> VecDeque<Task> {
         let limit = (self.0.limit + self.0.stuck.load(Ordering::Relaxed)).min(MAX_THREADS);
-        if queue.jobs.len() <= queue.idle || queue.threads >= limit {
-            return;
+        if queue.tasks.len() <= queue.idle || queue.threads >= limit {
+            return VecDeque::new();
         }
         let shared = Arc::clone(&self.0);
         let runner = Arc::clone(runner);
@@ -191,66 +211,74 @@ impl Workers {
             .spawn(move || Workers(shared).work(&runner));
         match spawned {
             Ok(_) => queue.threads += 1,
-            // The job stays queued: a thread that ends its own takes it. With none at all it would wait
-            // for ever, so it fails now.
             Err(e) if queue.threads == 0 => {
                 log::error!("no thread can be started to read the model: {e}");
-                queue.jobs.clear();
+                return std::mem::take(&mut queue.tasks);
             }
+            // A thread that ends its own task takes the next.
             Err(e) => log::warn!("no further thread can be started: {e}"),
         }
+        VecDeque::new()
     }
 
     fn work(self, runner: &Runner) {
         let slot = Arc::new(Slot::default());
         self.0.slots.lock().push(Arc::clone(&slot));
-        while let Some(job) = self.next() {
-            let file = Arc::clone(&job.file);
-            *slot.current.lock() = Some(Current {
-                file: Arc::clone(&file),
-                promise: Arc::clone(&job.promise),
-                verifying: None,
-                reported: false,
-            });
-            let ran = catch_unwind(AssertUnwindSafe(|| runner(job, &slot)));
-            slot.in_source_since.store(0, Ordering::Relaxed);
-            *slot.current.lock() = None;
-            let next = {
-                let mut gate = file.gate.lock();
-                let next = gate.waiting.pop_front();
-                if next.is_none() {
-                    gate.running = gate.running.saturating_sub(1);
+        while let Some(task) = self.next() {
+            let alive = match task {
+                Task::Run(job) => self.run(job, &slot, runner),
+                Task::Close(file) => {
+                    slot.in_source(&self, || drop(file));
+                    true
                 }
-                next
             };
-            if let Some(next) = next {
-                self.push(next, runner);
-            }
-            match ran {
-                Ok(Some(())) => {}
-                Ok(None) => break,
-                Err(_) => log::error!("a read of {} panicked; this is a bug of modelfs", file.path()),
+            if !alive {
+                break;
             }
         }
         self.0.slots.lock().retain(|other| !Arc::ptr_eq(other, &slot));
         self.0.queue.lock().threads -= 1;
     }
 
-    /// The next job; `None` after a while without one.
-    fn next(&self) -> Option<Job> {
+    /// Runs one job; `false` when the engine is gone.
+    fn run(&self, job: Job, slot: &Slot, runner: &Runner) -> bool {
+        let file = Arc::clone(&job.file);
+        *slot.current.lock() = Some(Current {
+            file: Arc::clone(&file),
+            promise: Arc::clone(&job.promise),
+            verifying: None,
+            reported: false,
+        });
+        let ran = catch_unwind(AssertUnwindSafe(|| runner(job, slot)));
+        slot.in_source_since.store(0, Ordering::Relaxed);
+        // Dropped after the lock: it may hold the last word to a reader.
+        let done = slot.current.lock().take();
+        drop(done);
+        let next = leave(&file);
+        if let Some(next) = next {
+            self.push(Task::Run(next), runner);
+        }
+        if ran.is_err() {
+            log::error!("a read of {} panicked; this is a bug of modelfs", file.path());
+        }
+        !matches!(ran, Ok(None))
+    }
+
+    /// The next task; `None` after a while without one.
+    fn next(&self) -> Option<Task> {
         let mut queue = self.0.queue.lock();
         let until = Instant::now() + IDLE;
         loop {
             if queue.ended {
                 return None;
             }
-            if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+            if let Some(task) = queue.tasks.pop_front() {
+                return Some(task);
             }
             queue.idle += 1;
             let waited = self.0.wake.wait_until(&mut queue, until);
             queue.idle -= 1;
-            if waited.timed_out() && queue.jobs.is_empty() {
+            if waited.timed_out() && queue.tasks.is_empty() {
                 return None;
             }
         }
@@ -267,7 +295,8 @@ impl Workers {
         };
         let stuck = slots.iter().filter(|slot| stuck_for(slot) > STUCK).count();
         self.0.stuck.store(stuck, Ordering::Relaxed);
-        self.spawn_if_needed(&mut self.0.queue.lock(), runner);
+        let lost = self.spawn_if_needed(&mut self.0.queue.lock(), runner);
+        fail(lost);
         for slot in slots.iter().filter(|slot| stuck_for(slot) > patience) {
             let (file, promise, mut late) = {
                 let mut current = slot.current.lock();
@@ -301,5 +330,27 @@ impl Workers {
     pub(super) fn end(&self) {
         self.0.queue.lock().ended = true;
         self.0.wake.notify_all();
+    }
+}
+
+/// Ends a job's stay in its file's gate; the file's next job takes its place.
+fn leave(file: &VerifiedFile) -> Option<Job> {
+    let mut gate = file.gate.lock();
+    let next = gate.waiting.pop_front();
+    if next.is_none() {
+        gate.running = gate.running.saturating_sub(1);
+    }
+    next
+}
+
+/// Fails jobs that nobody will run, and those that wait for them.
+fn fail(tasks: VecDeque<Task>) {
+    for task in tasks {
+        let Task::Run(job) = task else { continue };
+        let mut lost = Some(job);
+        while let Some(job) = lost {
+            job.promise.fulfil(Err(ReadError::Abandoned));
+            lost = leave(&job.file);
+        }
     }
 }

@@ -43,9 +43,12 @@ const MAX_READ: usize = 5 * CHUNK;
 /// One visit of a reader: opens a file, reads here and there, and leaves.
 pub(crate) fn visit(arena: &Arena, random: &mut Random) {
     let mount = arena.mount.read().unwrap();
+    let report = &arena.report;
+    if report.stopped() {
+        return; // There may be no mount any more.
+    }
     let (name, truth) = random.one_of(&arena.model.files);
     let path = mount.join(name);
-    let report = &arena.report;
     match fs::metadata(&path) {
         Ok(have) if have.len() == truth.len() as u64 => {}
         Ok(have) => report.violation(format!("{name} has {} bytes, not {}", have.len(), truth.len())),

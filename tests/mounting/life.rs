@@ -1,6 +1,5 @@
 //! How a mount begins and ends.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -14,22 +13,18 @@ use rustix::process::Signal;
 use crate::assert_errno;
 use crate::small_model;
 use crate::support;
-use crate::support::modelfs;
 use crate::support::modelfs_command;
 use crate::support::mounted::Mounted;
 use crate::support::mounted::PATIENCE;
 use crate::support::mounted::mount_arguments;
 use crate::support::mounted::mount_entry;
 use crate::support::mounted::new_mount_point;
+use crate::support::mounted::unmount;
 use crate::support::mounted::unmount_lazily;
 use crate::support::random::Random;
 use crate::support::run;
 use crate::support::signing::Layout;
 use crate::support::sys;
-
-fn unmount(path: &Path) -> support::Outcome {
-    modelfs([OsStr::new("unmount"), path.as_os_str()])
-}
 
 #[test]
 fn the_mount_table_tells_type_source_and_options() {

@@ -11,6 +11,7 @@
 mod life;
 mod names;
 mod ordinary_user;
+mod policy;
 mod read_only;
 mod reading;
 mod refusals;

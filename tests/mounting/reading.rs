@@ -3,6 +3,9 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::io::SeekFrom;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
@@ -113,15 +116,19 @@ const WAYS: [(&str, Way); 7] = [
         }
         sys::read_full(&sink, out, 0)
     }),
-    ("copy_file_range", |file, out, at, _| {
+    ("copy", |file, out, at, _| {
+        // What `cp` does: copy_file_range, which the kernel refuses between filesystems, then the next best.
         let sink = tempfile::tempfile()?;
         let (mut from, mut to) = (at as u64, 0);
-        while (to as usize) < out.len() {
-            let left = out.len() - to as usize;
-            if rustix::fs::copy_file_range(file, Some(&mut from), &sink, Some(&mut to), left)? == 0 {
-                break;
-            }
+        match rustix::fs::copy_file_range(file, Some(&mut from), &sink, Some(&mut to), out.len()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::XDEV) => {}
+            Err(why) => return Err(why.into()),
         }
+        let mut rest = file;
+        rest.seek(SeekFrom::Start(from))?;
+        (&sink).seek(SeekFrom::Start(to))?;
+        io::copy(&mut rest.take(out.len() as u64 - to), &mut &sink)?;
         sys::read_full(&sink, out, 0)
     }),
 ];
@@ -167,6 +174,7 @@ fn every_way_of_reading_gives_the_same_bytes() {
             let want = &truth[at..truth.len().min(at + buffer.bytes().len())];
             assert!(buffer.bytes()[..n] == *want, "O_DIRECT at {at}");
         }
+        drop((file, direct));
         mounted.unmount();
     }
 }
@@ -476,4 +484,54 @@ fn an_opened_file_has_its_confirmed_size() {
         file.metadata().unwrap().len(),
         model.content("config.json").len() as u64
     );
+}
+
+#[test]
+fn shards_smaller_than_a_page_fail_alone() {
+    if !support::can_mount() {
+        return;
+    }
+    for shard in [1, 100, 4095] {
+        let mut random = Random::from_environment("small shards");
+        let model = Signed::new(
+            Layout::shards(shard as u64),
+            &[
+                ("a.bin", random.bytes(3 * shard + shard / 2)),
+                ("b.bin", random.bytes(10_000)),
+            ],
+        );
+        let truth = model.content("a.bin");
+        let mut bytes = truth.to_vec();
+        bytes[2 * shard - 1] ^= 1;
+        fs::write(model.source("a.bin"), bytes).unwrap();
+        let mounted = Mounted::new(&model);
+        let file = File::open(mounted.file("a.bin")).unwrap();
+        for (at, want) in truth.iter().enumerate() {
+            let mut byte = [0];
+            let result = file.read_at(&mut byte, at as u64);
+            if (shard..2 * shard).contains(&at) {
+                assert_errno(result, libc::EIO, "the damaged shard");
+            } else {
+                assert_eq!(result.unwrap(), 1);
+                assert_eq!(byte[0], *want, "{at}");
+            }
+        }
+        assert_errno(
+            fs::read(mounted.file("a.bin")),
+            libc::EIO,
+            "across the damaged shard",
+        );
+        drop(file);
+        // A file that is whole can be read and mapped as any other.
+        let whole = File::open(mounted.file("b.bin")).unwrap();
+        let truth = model.content("b.bin");
+        assert!(fs::read(mounted.file("b.bin")).unwrap() == truth);
+        for flags in [libc::MAP_SHARED, libc::MAP_PRIVATE] {
+            let mut out = vec![0; truth.len()];
+            Mapping::read(&whole, flags).unwrap().copy(0, &mut out);
+            assert!(out == truth);
+        }
+        drop(whole);
+        mounted.unmount();
+    }
 }

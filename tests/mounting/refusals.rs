@@ -64,6 +64,9 @@ fn a_mount_point_that_will_not_do_is_named_with_a_remedy() {
 
 #[test]
 fn nothing_is_trusted_by_default() {
+    if Path::new("/etc/modelfs/policy.toml").exists() {
+        return support::notice("the refusal without trust was left out: this machine has a policy");
+    }
     let mut model = small_model(Layout::FILES);
     model.trust.clear();
     let path = new_mount_point(model.dir());

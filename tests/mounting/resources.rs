@@ -89,7 +89,7 @@ fn opening_reading_and_closing_leaks_nothing() {
         return;
     }
     let model = small_model(Layout::FILES);
-    let mounted = Mounted::new(&model);
+    let mounted = Mounted::with(&model, &["--threads", "4"]);
     let process = Process::of(&mounted);
     let round = |times: usize| {
         let mut bytes = vec![0; 4096];
@@ -112,8 +112,8 @@ fn opening_reading_and_closing_leaks_nothing() {
         "20,000 times open, read, close in {:?}: descriptors, threads, KiB {before:?} -> {after:?}",
         began.elapsed()
     ));
-    assert_eq!(before.0, after.0, "descriptors");
-    assert!(after.1 <= before.1 + 2, "threads: {before:?} -> {after:?}");
+    assert!(after.0 <= before.0, "descriptors: {before:?} -> {after:?}");
+    assert!(after.1 <= before.1 + 4, "threads: {before:?} -> {after:?}");
     assert!(
         after.2 <= before.2 + (16 << 10),
         "memory: {before:?} -> {after:?}"
@@ -199,5 +199,6 @@ fn a_file_of_four_gibibytes_is_served_in_bounded_memory() {
         "4 GiB: opened in {opened:?}, at most {peak} KiB of memory"
     ));
     assert!(peak < 200 << 10, "{peak} KiB");
+    drop(file);
     mounted.unmount();
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use crate::support;
 use crate::support::CHUNK;
 use crate::support::modelfs_command;
 use crate::support::mounted::Mounted;
+use crate::support::notice;
 use crate::support::random::Random;
 use crate::support::signing::Layout;
 use crate::support::signing::Signed;
@@ -286,6 +288,58 @@ fn a_source_that_never_changes_is_served_whole() {
         for name in ["a.bin", "b.bin", "c.json"] {
             let (good, refused) = only_truth(&mounted, &model, name);
             assert!(good > 0 && refused == 0, "{name}: {good} good, {refused} refused");
+        }
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn running_out_of_descriptors_refuses_reads_and_breaks_nothing() {
+    if !support::can_mount() {
+        return;
+    }
+    let names: Vec<String> = (0..200).map(|n| format!("{n}.bin")).collect();
+    let mut random = Random::from_environment("descriptors");
+    let files: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .map(|name| (name.as_str(), random.bytes(5000)))
+        .collect();
+    for layout in LAYOUTS {
+        let model = Signed::new(layout, &files);
+        // `prlimit` starts the program in its own place, so the child is the daemon all the same.
+        let mut command = Command::new("prlimit");
+        command
+            .args(["--nofile=40:40", support::MODELFS])
+            .env("HOME", "/nonexistent");
+        let mounted = Mounted::start(command, &model, &[]).unwrap_or_else(|o| panic!("no mount: {o:?}"));
+        let mut held = Vec::new();
+        let mut refused = 0;
+        for (name, truth) in &model.files {
+            match File::open(mounted.file(name)) {
+                Ok(file) => {
+                    let mut bytes = vec![0; truth.len()];
+                    match sys::read_full(&file, &mut bytes, 0) {
+                        Ok(n) => assert!(bytes[..n] == *truth, "{name}"),
+                        Err(why) => {
+                            assert_eq!(why.raw_os_error(), Some(libc::EIO), "{name}: {why}");
+                            refused += 1;
+                        }
+                    }
+                    held.push(file);
+                }
+                Err(why) => {
+                    assert_eq!(why.raw_os_error(), Some(libc::EIO), "{name}: {why}");
+                    refused += 1;
+                }
+            }
+        }
+        notice(&format!(
+            "200 files open with 40 descriptors: {refused} were refused"
+        ));
+        held.clear();
+        // What failed for want of a descriptor was not found to be wrong.
+        for (name, truth) in &model.files {
+            assert!(fs::read(mounted.file(name)).unwrap() == *truth, "{name}");
         }
         mounted.unmount();
     }

@@ -208,6 +208,8 @@ impl Signed {
             .iter()
             .flat_map(|(name, bytes)| resources(name, bytes, layout))
             .collect();
+        // OMS 6.3.2: a file of no bytes has no shards, so it is on disk and not signed.
+        files.retain(|(_, bytes)| !bytes.is_empty() || layout.method == Method::Files);
         Self::finish(dir, model, signer, layout, resources, files)
     }
 

@@ -25,6 +25,7 @@ use fuser::OpenFlags;
 use fuser::ReplyAttr;
 use fuser::ReplyData;
 use fuser::ReplyDirectory;
+use fuser::ReplyEmpty;
 use fuser::ReplyEntry;
 use fuser::ReplyOpen;
 use fuser::Request;
@@ -62,6 +63,9 @@ impl Ask<'_> {
 /// What the source does with a read.
 pub(crate) type Answer = dyn Fn(&Ask<'_>) -> Result<Vec<u8>, Errno> + Send + Sync;
 
+/// What the source does before it answers that a file is closed, by the file's name.
+pub(crate) type Closing = dyn Fn(&str) + Send + Sync;
+
 /// A mounted source. Its files lie flat in one directory.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -72,10 +76,30 @@ pub(crate) struct Source {
 impl Source {
     /// Mounts files over an existing directory; `answer` decides each read.
     pub(crate) fn mount(path: &Path, files: &[(String, Vec<u8>)], answer: Box<Answer>) -> Self {
+        Self::serve(path, files, answer, None)
+    }
+
+    /// The same; a `close` of one of its files waits for `closing`, as network file systems make it wait.
+    pub(crate) fn mount_closing(
+        path: &Path,
+        files: &[(String, Vec<u8>)],
+        answer: Box<Answer>,
+        closing: Box<Closing>,
+    ) -> Self {
+        Self::serve(path, files, answer, Some(closing))
+    }
+
+    fn serve(
+        path: &Path,
+        files: &[(String, Vec<u8>)],
+        answer: Box<Answer>,
+        closing: Option<Box<Closing>>,
+    ) -> Self {
         let server = Server {
             files: files.to_vec(),
             reads: Mutex::default(),
             answer,
+            closing,
         };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::RO, MountOption::FSName("ring".to_owned())];
@@ -123,6 +147,7 @@ struct Server {
     files: Vec<(String, Vec<u8>)>,
     reads: Mutex<HashMap<(u64, u64), u32>>,
     answer: Box<Answer>,
+    closing: Option<Box<Closing>>,
 }
 
 impl Server {
@@ -206,6 +231,17 @@ impl Filesystem for Server {
         match (self.answer)(&ask) {
             Ok(bytes) => reply.data(&bytes),
             Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        match (&self.closing, self.file(ino.0)) {
+            (Some(closing), Some((name, _))) => {
+                closing(name);
+                reply.ok();
+            }
+            // The kernel does not ask again.
+            _ => reply.error(Errno::ENOSYS),
         }
     }
 

@@ -1,6 +1,7 @@
 //! System calls that a reader or an adversary needs and that Rust has no safe form of, or a clumsy one.
 #![allow(
     unsafe_code,
+    clippy::disallowed_methods,
     reason = "mapping files is what these tests are about; the library's own rule is about src"
 )]
 
