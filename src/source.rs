@@ -115,9 +115,10 @@ impl ModelDir {
             Links::Follow => Resolve::Links,
         };
         let found = sys::find(root.as_fd(), name, resolve).map_err(|e| match e.raw_os_error() {
-            Some(libc::ELOOP) if self.links == Links::Follow => {
-                SourceError { name: path.as_str().into(), what: What::NotRegular("a link that leads in a circle or into the kernel") }
-            }
+            Some(libc::ELOOP) if self.links == Links::Follow => SourceError {
+                name: path.as_str().into(),
+                what: What::NotRegular("a link that leads in a circle or into the kernel"),
+            },
             _ => SourceError::at(path, e),
         })?;
         let stat = rustix::fs::fstat(&found).map_err(|e| SourceError::at(path, e.into()))?;

@@ -90,8 +90,13 @@ pub fn is_kernel_interface(found: &OwnedFd) -> bool {
         0xde5e_81e4, // efivarfs
         0x0000_1cd1, // devpts
     ];
-    let kind = rustix::fs::fstatfs(found).map(|stat| u64::from_ne_bytes(i64::from(stat.f_type).to_ne_bytes()));
-    kind.map_or(true, |kind| INTERFACES.iter().any(|&interface| kind & 0xffff_ffff == u64::from(interface)))
+    let kind =
+        rustix::fs::fstatfs(found).map(|stat| u64::from_ne_bytes(i64::from(stat.f_type).to_ne_bytes()));
+    kind.map_or(true, |kind| {
+        INTERFACES
+            .iter()
+            .any(|&interface| kind & 0xffff_ffff == u64::from(interface))
+    })
 }
 
 /// Opens for reading what [`find`] found: the same inode, whatever its name leads to by now.

@@ -185,14 +185,23 @@ fn a_mount_that_lies_over_ours_is_not_taken_for_ours() {
     let model = three();
     let mut mounted = Mounted::new(&model);
     let over = mounted.path().to_owned();
-    done(Command::new("mount").args(["-t", "tmpfs", "modelfs-test"]).arg(&over));
+    done(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "modelfs-test"])
+            .arg(&over),
+    );
     let forged = json!({"version": "0", "pid": 1, "model": "forged", "subject": "", "signer": "anybody", "identity": "",
         "files": {"total": 1, "verified": 1, "unverified": 0, "rejected": 0, "changed": 0},
         "bytes": {"total": 1, "verified": 1, "hashed": 1, "served": 1, "held": 0},
         "refused": {"resources": 0, "changed_reads": 0, "source_errors": 0}, "problems": []});
     let forged = serde_json::to_vec(&forged).unwrap();
-    let can_forge =
-        rustix::fs::setxattr(&over, "user.modelfs.status", &forged, rustix::fs::XattrFlags::empty()).is_ok();
+    let can_forge = rustix::fs::setxattr(
+        &over,
+        "user.modelfs.status",
+        &forged,
+        rustix::fs::XattrFlags::empty(),
+    )
+    .is_ok();
     let status = support::modelfs(["status".as_ref(), over.as_os_str()]);
     let unmount = support::modelfs(["unmount".as_ref(), over.as_os_str()]);
     let top = support::mounted::mount_entry(&over).unwrap();
@@ -202,7 +211,10 @@ fn a_mount_that_lies_over_ours_is_not_taken_for_ours() {
     if top_after_signal.as_ref().is_some_and(|top| top.kind == "tmpfs") {
         done(Command::new("umount").arg(&over));
     }
-    assert_eq!(top.kind, "tmpfs", "unmount took away what is not ours: {unmount:?}");
+    assert_eq!(
+        top.kind, "tmpfs",
+        "unmount took away what is not ours: {unmount:?}"
+    );
     assert_ne!(unmount.code, Some(0), "{unmount:?}");
     assert_ne!(status.code, Some(0), "(forged: {can_forge}) {status:?}");
     assert_eq!(
@@ -212,7 +224,11 @@ fn a_mount_that_lies_over_ours_is_not_taken_for_ours() {
     );
     support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
     mounted.wait();
-    assert_eq!(support::mounted::mount_entry(&over), None, "a second signal unmounts");
+    assert_eq!(
+        support::mounted::mount_entry(&over),
+        None,
+        "a second signal unmounts"
+    );
 }
 
 #[test]
@@ -221,7 +237,10 @@ fn more_files_can_be_open_than_the_soft_limit_of_descriptors() {
         return;
     }
     let names: Vec<String> = (0..400).map(|n| format!("f{n}")).collect();
-    let files: Vec<(&str, Vec<u8>)> = names.iter().map(|n| (n.as_str(), n.clone().into_bytes())).collect();
+    let files: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .map(|n| (n.as_str(), n.clone().into_bytes()))
+        .collect();
     let model = Signed::new(Layout::FILES, &files);
     let mut command = Command::new("prlimit");
     command.args(["--nofile=128:4096", MODELFS]);
@@ -376,7 +395,9 @@ fn a_status_fits_its_attribute_whatever_was_signed() {
     }
     let content = b"x".to_vec();
     let resources = support::signing::resources("a", &content, Layout::FILES);
-    let mut model = Signed::staged(Layout::FILES, Vec::new(), |dir| fs::write(dir.join("a"), &content).unwrap());
+    let mut model = Signed::staged(Layout::FILES, Vec::new(), |dir| {
+        fs::write(dir.join("a"), &content).unwrap()
+    });
     // JSON spells each of these with six characters.
     let signer = support::signing::Signer::p256();
     let payload = support::signing::statement(&"\u{1}".repeat(20_000), Layout::FILES, resources);
@@ -414,7 +435,10 @@ fn a_read_that_meets_a_damaged_shard_ends_before_it_and_the_next_one_fails() {
     assert_eq!(at, 5 * SHARD);
     assert!(buffer[..at] == truth[..at]);
     let rest = 6 * SHARD;
-    assert_eq!(support::sys::read_full(&file, &mut buffer[rest..], rest as u64).unwrap(), 2 * SHARD);
+    assert_eq!(
+        support::sys::read_full(&file, &mut buffer[rest..], rest as u64).unwrap(),
+        2 * SHARD
+    );
     assert!(buffer[rest..] == truth[rest..]);
 }
 
@@ -472,7 +496,11 @@ fn a_mount_made_writable_by_root_still_writes_nothing() {
     }
     let model = three();
     let mounted = Mounted::new(&model);
-    done(Command::new("mount").args(["-i", "-o", "remount,rw,suid,dev,exec"]).arg(mounted.path()));
+    done(
+        Command::new("mount")
+            .args(["-i", "-o", "remount,rw,suid,dev,exec"])
+            .arg(mounted.path()),
+    );
     let a = mounted.file("a.bin");
     let new = mounted.file("new");
     let read_only = |result: std::io::Result<()>, what: &str| {
@@ -483,7 +511,10 @@ fn a_mount_made_writable_by_root_still_writes_nothing() {
     read_only(open(File::options().write(true)), "open for writing");
     read_only(open(File::options().append(true)), "open for appending");
     read_only(open(File::options().read(true).write(true)), "open for both");
-    read_only(open(File::options().write(true).truncate(true)), "truncating open");
+    read_only(
+        open(File::options().write(true).truncate(true)),
+        "truncating open",
+    );
     read_only(File::create_new(&new).map(drop), "create");
     read_only(fs::create_dir(&new), "mkdir");
     read_only(fs::remove_file(&a), "unlink");
@@ -500,7 +531,10 @@ fn a_mount_made_writable_by_root_still_writes_nothing() {
     // Revision 2, effective, without a capability: what the kernel lets pass.
     let mut capability = [0; 20];
     (capability[0], capability[3]) = (1, 2);
-    read_only(rustix::fs::setxattr(&a, "user.x", b"1", flags).map_err(Into::into), "setxattr");
+    read_only(
+        rustix::fs::setxattr(&a, "user.x", b"1", flags).map_err(Into::into),
+        "setxattr",
+    );
     read_only(
         rustix::fs::setxattr(&a, "security.capability", &capability, flags).map_err(Into::into),
         "file capabilities",
@@ -522,7 +556,16 @@ fn a_directory_can_be_listed_from_any_position() {
     let mounted = Mounted::new(&model);
     let directory = File::open(mounted.path()).unwrap();
     let mut room = vec![std::mem::MaybeUninit::uninit(); 4096];
-    for (at, want) in [(0, 5), (1, 4), (2, 3), (4, 1), (5, 0), (6, 0), (1 << 31, 0), (i64::MAX as u64, 0)] {
+    for (at, want) in [
+        (0, 5),
+        (1, 4),
+        (2, 3),
+        (4, 1),
+        (5, 0),
+        (6, 0),
+        (1 << 31, 0),
+        (i64::MAX as u64, 0),
+    ] {
         rustix::fs::seek(&directory, rustix::fs::SeekFrom::Start(at)).unwrap();
         let mut listing = rustix::fs::RawDir::new(&directory, &mut room);
         let mut count = 0;

@@ -17,7 +17,6 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 
 use crate::path::Escaped;
-use crate::trust::quoted;
 use crate::trust::Signer;
 use crate::trust::chain::certificate::Certificate;
 use crate::trust::chain::certificate::Unusable;
@@ -27,6 +26,7 @@ use crate::trust::chain::signature::SubjectKey;
 use crate::trust::key::PublicKey;
 use crate::trust::pem;
 use crate::trust::pem::PemError;
+use crate::trust::quoted;
 use crate::trust::time::UnixTime;
 
 pub use crate::trust::chain::certificate::Flaw;

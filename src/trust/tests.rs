@@ -99,7 +99,7 @@ fn a_trusted_manifest_is_the_signed_one_and_names_its_signer() {
         let by_certificate = anchors.verify(&parse(&bundle), NOW).unwrap();
         assert_eq!(by_certificate.signer().method(), Method::Certificate);
         let text = by_certificate.signer().to_string();
-        assert!(text.starts_with("certificate CN=leaf issued by CN=root, serial number "));
+        assert!(text.starts_with("certificate \"CN=leaf\" issued by \"CN=root\", serial number "));
         let Signer::Certificate {
             spki_sha256,
             not_before,

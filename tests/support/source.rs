@@ -46,6 +46,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) len: usize,
     /// How many reads of this file began at this offset before.
     pub(crate) nth: u32,
+    /// Whether this is no read yet, but the file being opened: no bytes are wanted.
+    pub(crate) opening: bool,
 }
 
 impl Ask<'_> {
@@ -60,7 +62,7 @@ impl Ask<'_> {
     }
 }
 
-/// What the source does with a read.
+/// What the source does with a read, or with a file being opened.
 pub(crate) type Answer = dyn Fn(&Ask<'_>) -> Result<Vec<u8>, Errno> + Send + Sync;
 
 /// What the source does before it answers that a file is closed, by the file's name.
@@ -104,7 +106,7 @@ impl Source {
         let mut config = Config::default();
         config.mount_options = vec![MountOption::RO, MountOption::FSName("ring".to_owned())];
         // A read that hangs occupies a thread, and others must go on.
-        config.n_threads = Some(8);
+        config.n_threads = Some(16);
         let session = fuser::spawn_mount(server, path, &config).expect("the source mounts");
         Self {
             path: path.to_owned(),
@@ -196,8 +198,22 @@ impl Filesystem for Server {
         }
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let Some((name, content)) = self.file(ino.0) else {
+            return reply.error(Errno::ENOENT);
+        };
+        let ask = Ask {
+            name,
+            content,
+            offset: 0,
+            len: 0,
+            nth: 0,
+            opening: true,
+        };
+        match (self.answer)(&ask) {
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn read(
@@ -227,6 +243,7 @@ impl Filesystem for Server {
             offset,
             len: (size as usize).min(content.len() - offset),
             nth,
+            opening: false,
         };
         match (self.answer)(&ask) {
             Ok(bytes) => reply.data(&bytes),

@@ -768,7 +768,7 @@ fn names_cannot_move_a_cursor() {
     let trusted = root.anchor().verify(&leaf.der, &[], NOW).unwrap();
     let text = trusted.signer().to_string();
     assert!(
-        text.starts_with("certificate CN=a\\0ab issued by CN=root\\1b[2J, "),
+        text.starts_with("certificate \"CN=a\\0ab\" issued by \"CN=root\\1b[2J\", "),
         "{text}"
     );
 }
