@@ -250,6 +250,15 @@ fn refuse_ambiguity(rules: &[Rule]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// A scope that covers this model and no other, as a line of a policy may quote it. There is none where the path
+/// holds a `*`, or a character that a person or TOML would read in another way: whoever named the folder could
+/// have the operator admit something else.
+fn scope_of(model: &Path) -> Option<&str> {
+    let text = model.to_str()?;
+    let plain = !text.contains(['*', '"']) && Escaped(text.as_bytes()).to_string() == text;
+    plain.then_some(text)
+}
+
 /// Why there is no rule for a model.
 #[derive(Debug)]
 pub enum PolicyError {
@@ -367,12 +376,19 @@ impl fmt::Display for PolicyError {
             Self::NamedFile { policy, fault } => write!(f, "policy {} refused: {fault}", shown(policy)),
             Self::Content { policy, fault } => write!(f, "policy {} refused: {fault}", shown(policy)),
             Self::NoRule { policy, model } => {
-                let model = shown(model);
                 write!(
                     f,
-                    "no rule of the policy {} covers {model}: add a [[rule]] with scope = \"{model}\" and the signers to accept",
-                    shown(policy)
-                )
+                    "no rule of the policy {} covers {}: ",
+                    shown(policy),
+                    shown(model)
+                )?;
+                match scope_of(model) {
+                    Some(scope) => write!(
+                        f,
+                        "add a [[rule]] with scope = \"{scope}\" and the signers to accept"
+                    ),
+                    None => write!(f, "no scope can name it alone, rename it first"),
+                }
             }
         }
     }
@@ -458,6 +474,7 @@ mod tests {
     use std::error::Error as _;
     use std::fs;
     use std::fs::Permissions;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     /// A folder with a policy and what it names, and a model outside of it.
@@ -589,6 +606,38 @@ mod tests {
             empty.load().unwrap().rule_for(&empty.model("acme")),
             Err(PolicyError::NoRule { .. })
         ));
+    }
+
+    #[test]
+    fn a_proposed_scope_is_the_models_path_and_no_pattern() {
+        let proposed = |path: &[u8]| {
+            let path = Path::new(std::ffi::OsStr::from_bytes(path));
+            scope_of(path).map(str::to_owned)
+        };
+        for path in ["/srv/a", "/", "/srv/a b/\u{e4}'[?]"] {
+            assert_eq!(proposed(path.as_bytes()).as_deref(), Some(path));
+            let scope = Scope::parse(path).unwrap();
+            assert!(scope.matches(Path::new(path)));
+        }
+        for path in [
+            b"/srv/**".as_slice(),
+            b"/srv/a*/b",
+            b"/srv/\"a",
+            b"/srv/a\\n",
+            b"/srv/\xff",
+            "/srv/\u{9b}".as_bytes(),
+            b"/srv/a\nb",
+        ] {
+            assert_eq!(proposed(path), None, "{}", Escaped(path));
+        }
+        let error = PolicyError::NoRule {
+            policy: "/p".into(),
+            model: "/srv/**".into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "no rule of the policy /p covers /srv/**: no scope can name it alone, rename it first"
+        );
     }
 
     #[test]
