@@ -6,6 +6,7 @@
 //! are no system roots. Revocation is not looked up: there is no network here.
 
 mod certificate;
+mod der;
 mod identity;
 mod name;
 mod signature;
