@@ -18,6 +18,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
 use crate::digest::sha256;
+use crate::trust::chain::beginning;
 use crate::trust::chain::der;
 use crate::trust::chain::name::AlternativeName;
 use crate::trust::chain::name::Name;
@@ -452,7 +453,11 @@ impl fmt::Display for Flaw {
             Self::SerialNumber => write!(f, "has a serial number that is not positive or has over 20 bytes"),
             Self::AlgorithmMismatch => write!(f, "names two different signature algorithms"),
             Self::SignatureAlgorithm { oid } => {
-                write!(f, "is signed with the algorithm {oid}, which is not accepted")
+                write!(
+                    f,
+                    "is signed with the algorithm {}, which is not accepted",
+                    Number(oid)
+                )
             }
             Self::Key(cause) => write!(f, "has a key that is not accepted: {cause}"),
             Self::RsaBits { bits } => write!(
@@ -461,10 +466,14 @@ impl fmt::Display for Flaw {
                 RSA_BITS.start(),
                 RSA_BITS.end()
             ),
-            Self::DuplicateExtension { oid } => write!(f, "has the extension {oid} twice"),
-            Self::UnreadableExtension { oid } => write!(f, "has a malformed extension {oid}"),
+            Self::DuplicateExtension { oid } => write!(f, "has the extension {} twice", Number(oid)),
+            Self::UnreadableExtension { oid } => write!(f, "has a malformed extension {}", Number(oid)),
             Self::CriticalExtension { oid } => {
-                write!(f, "has the extension {oid}, which is not understood, as critical")
+                write!(
+                    f,
+                    "has the extension {}, which is not understood, as critical",
+                    Number(oid)
+                )
             }
             Self::NameConstraints => write!(f, "has name constraints, which are not supported"),
             Self::PolicyConstraints => write!(f, "has policy constraints, which are not supported"),
@@ -492,3 +501,13 @@ impl fmt::Display for Flaw {
 }
 
 impl std::error::Error for Flaw {}
+
+/// An object identifier for a message; its numbers may be as long as the certificate.
+struct Number<'a>(&'a str);
+
+impl fmt::Display for Number<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (beginning, rest) = beginning(self.0);
+        write!(f, "{beginning}{rest}")
+    }
+}
