@@ -111,16 +111,34 @@ impl Policy {
     /// The most specific rule for a model.
     ///
     /// # Errors
-    /// A model that no rule covers is refused.
+    /// A model that no rule covers is refused, and one that was reached by a link from where another rule
+    /// holds: who may put the link there is not who may say which signer is good enough.
     pub fn rule_for(&self, model: &ModelLocation) -> Result<&Rule, PolicyError> {
+        let rule = self.covering(model.path()).ok_or_else(|| PolicyError::NoRule {
+            policy: self.path.clone(),
+            model: model.path().to_path_buf(),
+        })?;
+        for name in model.names() {
+            if let Some(other) = self.covering(name)
+                && !std::ptr::eq(other, rule)
+            {
+                return Err(PolicyError::LinkBetweenRules {
+                    policy: self.path.clone(),
+                    link: name.clone(),
+                    demanded: other.scope.clone(),
+                    model: model.path().to_path_buf(),
+                    scope: rule.scope.clone(),
+                });
+            }
+        }
+        Ok(rule)
+    }
+
+    fn covering(&self, path: &Path) -> Option<&Rule> {
         self.rules
             .iter()
-            .filter(|rule| rule.scope.matches(model.path()))
+            .filter(|rule| rule.scope.matches(path))
             .max_by(|a, b| a.scope.specificity(&b.scope))
-            .ok_or_else(|| PolicyError::NoRule {
-                policy: self.path.clone(),
-                model: model.path().to_path_buf(),
-            })
     }
 }
 
@@ -285,6 +303,19 @@ pub enum PolicyError {
         /// The model.
         model: PathBuf,
     },
+    /// The model was reached by a link from where another rule holds.
+    LinkBetweenRules {
+        /// The policy.
+        policy: PathBuf,
+        /// The name that led to it.
+        link: PathBuf,
+        /// The scope of the rule for that name.
+        demanded: Scope,
+        /// The model.
+        model: PathBuf,
+        /// The scope of the rule for the model.
+        scope: Scope,
+    },
 }
 
 /// What is wrong with the content of a policy.
@@ -390,6 +421,20 @@ impl fmt::Display for PolicyError {
                     None => write!(f, "no scope can name it alone, rename it first"),
                 }
             }
+            Self::LinkBetweenRules {
+                policy,
+                link,
+                demanded,
+                model,
+                scope,
+            } => write!(
+                f,
+                "{} leads to {} through a link, and the policy {} has one rule for {demanded} and another for {scope}: \
+                 name the model without the link, if it is the one that you want",
+                shown(link),
+                shown(model),
+                shown(policy)
+            ),
         }
     }
 }
@@ -463,7 +508,7 @@ impl std::error::Error for PolicyError {
                 | Fault::UnknownCa { .. }
                 | Fault::Ambiguous { .. } => None,
             },
-            Self::NoRule { .. } => None,
+            Self::NoRule { .. } | Self::LinkBetweenRules { .. } => None,
         }
     }
 }
@@ -606,6 +651,37 @@ mod tests {
             empty.load().unwrap().rule_for(&empty.model("acme")),
             Err(PolicyError::NoRule { .. })
         ));
+    }
+
+    #[test]
+    fn a_link_does_not_choose_the_rule() {
+        let acme = rule("$/acme/**", LAB);
+        let other = rule("$/other", LAB);
+        let scene = Scene::new(&[HEAD, ROOTS, &acme, &other].concat());
+        let policy = scene.load().unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, scene.path(name)).unwrap();
+        };
+        link("../other", "models/acme/moved");
+        link("acme/moved", "models/unruled");
+        link("a", "models/acme/current");
+        link("other", "models/alias");
+        for model in ["acme/current", "acme/../other", "alias", "acme/a"] {
+            assert!(policy.rule_for(&scene.model(model)).is_ok(), "{model}");
+        }
+        for model in ["acme/moved", "unruled", "acme/moved/../other"] {
+            let error = policy.rule_for(&scene.model(model)).unwrap_err();
+            assert!(
+                matches!(error, PolicyError::LinkBetweenRules { .. }),
+                "{model}: {error}"
+            );
+        }
+        let error = policy.rule_for(&scene.model("unruled")).unwrap_err();
+        assert_eq!(
+            scene.plain(&error),
+            "/models/acme/moved leads to /models/other through a link, and the policy /etc/policy.toml has one rule for \
+             /models/acme/** and another for /models/other: name the model without the link, if it is the one that you want"
+        );
     }
 
     #[test]
