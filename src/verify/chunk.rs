@@ -124,6 +124,11 @@ impl VerifiedChunk {
         self.0.bytes.len()
     }
 
+    /// The buffer, to be filled anew.
+    pub(super) fn into_buffer(self) -> Vec<u8> {
+        self.0.into_buffer()
+    }
+
     #[cfg(feature = "planted-faults")]
     pub(super) fn planted(id: ChunkId, bytes: Vec<u8>) -> Self {
         Self(UntrustedChunk { id, bytes })

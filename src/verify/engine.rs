@@ -13,7 +13,7 @@ use super::chunk::{
 };
 use super::file::{Entered, Finding, ReadError, ResourceState, SourceReader, VerifiedFile};
 use super::held::{Held, Reservation};
-use super::workers::{Job, Promise, Runner, Slot, Want, Workers};
+use super::workers::{Job, Promise, Runner, Slot, WATCH_INTERVAL, Want, Workers};
 use crate::source::SourceError;
 
 /// What an engine may use.
@@ -40,9 +40,6 @@ impl Default for Options {
         }
     }
 }
-
-/// How often the watch looks for threads that are stuck.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How many refused resources are remembered for `status`; all are counted and logged.
 const MAX_FINDINGS: usize = 100;
@@ -118,7 +115,10 @@ impl Engine {
             .name("verify-watch".into())
             .spawn(move || {
                 loop {
-                    std::thread::sleep(WATCH_INTERVAL);
+                    let busy = watched
+                        .upgrade()
+                        .is_some_and(|engine| engine.workers.has_threads());
+                    std::thread::sleep(if busy { WATCH_INTERVAL } else { 5 * WATCH_INTERVAL });
                     let Some(engine) = watched.upgrade() else { break };
                     engine
                         .workers
@@ -155,7 +155,7 @@ impl Engine {
     /// Ends what a successful [`Engine::open`] began.
     pub fn release(&self, file: &VerifiedFile) {
         if let Some(source) = file.release() {
-            self.workers.close(source, &self.runner);
+            self.workers.close(source);
         }
     }
 
@@ -356,9 +356,9 @@ impl Engine {
         };
         let mut reader = self.reader(file, slot)?;
         let mut pass = FirstPass::new(&self.key, &signed);
-        let mut spare = Vec::new();
+        let mut spare = None;
         for (_, id, bytes) in file.chunks(index, range.clone()) {
-            let mut buffer = std::mem::take(&mut spare);
+            let mut buffer = spare.take().unwrap_or_else(|| self.held.buffer());
             buffer.resize(length(&bytes), 0);
             let read = reader.read_at(&mut buffer, bytes.start)?;
             if read < buffer.len() {
@@ -368,9 +368,7 @@ impl Engine {
                 .hashed_bytes
                 .fetch_add(bytes.end - bytes.start, Ordering::Relaxed);
             let room = self.held.reserve();
-            spare = pass
-                .take(UntrustedChunk::new(id, buffer), room)
-                .unwrap_or_default();
+            spare = pass.take(UntrustedChunk::new(id, buffer), room);
         }
         Ok(match pass.finish(&signed) {
             Ok((tags, kept)) => Pass::Matched {
@@ -401,8 +399,12 @@ impl Engine {
                 } else {
                     self.held.get(id)
                 };
-                if held.is_some_and(|held| reply.append(&held, inside.clone())) {
-                    continue;
+                if let Some(held) = held {
+                    let appended = reply.append(&held, inside.clone());
+                    self.held.give_back(held);
+                    if appended {
+                        continue;
+                    }
                 }
                 let Some(tag) = file.tag(index, chunk) else {
                     return Err(ReadError::Abandoned);
@@ -523,7 +525,7 @@ impl Reader<'_> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            self.engine.workers.close(reader.into_file(), &self.engine.runner);
+            self.engine.workers.close(reader.into_file());
         }
     }
 }

@@ -18,11 +18,14 @@ struct Inner {
     bytes: u64,
     /// Room for chunks that first passes keep until their digests are known.
     reserved: u64,
+    /// Buffers for the next chunks. Given back to the allocator they would lie scattered over its arenas, one
+    /// for each few threads, and stay with the process.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Inner {
     /// Lets chunks go until so many bytes are free; `false` when what is reserved leaves no such room.
-    fn make_room(&mut self, wanted: u64, budget: u64, gone: &mut Vec<Arc<VerifiedChunk>>) -> bool {
+    fn make_room(&mut self, wanted: u64, budget: u64) -> bool {
         if self.reserved.saturating_add(wanted) > budget {
             return false;
         }
@@ -31,11 +34,23 @@ impl Inner {
                 return false;
             };
             self.bytes -= bytes_of(&old);
-            gone.push(old);
+            self.recycle(old);
         }
         true
     }
+
+    /// Keeps the buffer of a chunk that nobody reads any more.
+    fn recycle(&mut self, chunk: Arc<VerifiedChunk>) {
+        if let Some(chunk) = Arc::into_inner(chunk)
+            && self.spare.len() < MAX_SPARE
+        {
+            self.spare.push(chunk.into_buffer());
+        }
+    }
 }
+
+/// Most buffers that wait for their next chunk: one for each thread that may be at work.
+const MAX_SPARE: usize = 64;
 
 /// Room for one chunk in the budget, free again when this is dropped.
 pub(super) struct Reservation(Arc<Mutex<Inner>>);
@@ -53,6 +68,7 @@ impl Held {
             chunks: LruCache::unbounded(),
             bytes: 0,
             reserved: 0,
+            spare: Vec::new(),
         };
         Self {
             budget,
@@ -62,15 +78,19 @@ impl Held {
 
     /// Room for a chunk that is not verified yet, if the budget has any: all passes share it.
     pub(super) fn reserve(&self) -> Option<Reservation> {
-        let mut gone = Vec::new();
         let mut inner = self.inner.lock();
-        let room = inner.make_room(CHUNK_BYTES, self.budget, &mut gone);
-        if room {
-            inner.reserved += CHUNK_BYTES;
+        if !inner.make_room(CHUNK_BYTES, self.budget) {
+            return None;
         }
-        // Freed after the lock: returning memory to the system may take a while.
+        inner.reserved += CHUNK_BYTES;
         drop(inner);
-        room.then(|| Reservation(Arc::clone(&self.inner)))
+        Some(Reservation(Arc::clone(&self.inner)))
+    }
+
+    /// A buffer that has room for a chunk.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        let spare = self.inner.lock().spare.pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(usize::try_from(CHUNK_BYTES).unwrap_or(0)))
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -80,17 +100,15 @@ impl Held {
 
     pub(super) fn insert(&self, chunk: VerifiedChunk) {
         let size = bytes_of(&chunk);
-        let mut gone = Vec::new();
         let mut inner = self.inner.lock();
         if let Some(old) = inner.chunks.pop(&chunk.id()) {
             inner.bytes -= bytes_of(&old);
-            gone.push(old);
+            inner.recycle(old);
         }
-        if inner.make_room(size, self.budget, &mut gone) {
+        if inner.make_room(size, self.budget) {
             inner.bytes += size;
             inner.chunks.put(chunk.id(), Arc::new(chunk));
         }
-        drop(inner);
     }
 
     pub(super) fn get(&self, id: ChunkId) -> Option<Arc<VerifiedChunk>> {
@@ -103,6 +121,11 @@ impl Held {
         let chunk = inner.chunks.pop(&id)?;
         inner.bytes -= bytes_of(&chunk);
         Some(chunk)
+    }
+
+    /// Ends the use of a chunk.
+    pub(super) fn give_back(&self, chunk: Arc<VerifiedChunk>) {
+        self.inner.lock().recycle(chunk);
     }
 }
 
