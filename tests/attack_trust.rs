@@ -796,7 +796,9 @@ fn pins_match_the_identity_they_name_and_no_rendering_of_another() {
         ],
     );
     let email_attribute = rdn(b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01", 22, b"a@b");
-    let cases: Vec<(&str, Vec<u8>, Vec<Vec<u8>>, Vec<&str>)> = vec![
+    /// What the certificate is, its subject, its further extensions, and the pins that are its own.
+    type Case<'a> = (&'a str, Vec<u8>, Vec<Vec<u8>>, Vec<&'a str>);
+    let cases: Vec<Case<'_>> = vec![
         (
             "two parts",
             seq(&[&o(b"B", 12), &c(b"A", 12)]),
@@ -943,7 +945,7 @@ fn a_signers_name_cannot_pose_as_the_rest_of_the_line() {
     ] {
         let leaf = root.leaf(&p256(), subject, more).sign(&root.key);
         let line = trusted.verify(&leaf, &[], NOW).unwrap().signer().to_string();
-        assert_eq!(line.matches(" issued by CN=").count(), 1, "{line}");
+        assert_eq!(line.matches("\" issued by \"").count(), 1, "{line}");
     }
 }
 
@@ -1744,7 +1746,7 @@ fn policies_that_say_too_much_or_too_little_are_refused() {
             "a rule of the folder above",
             format!(
                 "{head}{}",
-                rule(&at("").display().to_string().trim_end_matches('/'), by_key)
+                rule(at("").display().to_string().trim_end_matches('/'), by_key)
             ),
             false,
         ),
@@ -2047,4 +2049,164 @@ fn mutated_certificates_signed_anew_are_read_or_refused() {
         accepted > rounds / 100 && refused > rounds / 100,
         "{accepted} accepted, {refused} refused"
     );
+}
+
+#[test]
+fn a_pinned_subject_is_the_whole_subject() {
+    let root = Authority::new("root");
+    let pinned = anchor(&[root.root()]).with_identity(CertificateIdentity::parse("subject:CN=A").unwrap());
+    let part = |text: &[u8]| rdn(b"\x55\x04\x03", 12, text);
+    let attribute = |text: &[u8]| seq(&[b"\x06\x03\x55\x04\x03", &tlv(12, &[text])]);
+    let cases: Vec<(&str, bool, Vec<u8>)> = vec![
+        ("alone", true, seq(&[&part(b"A")])),
+        ("with another part", false, seq(&[&part(b"A"), &part(b"B")])),
+        // Of these, others read the rest too: OpenSSL and Go take an empty set for a part without attributes.
+        (
+            "with another part behind an empty one",
+            false,
+            seq(&[&part(b"A"), &tlv(0x31, &[]), &part(b"B")]),
+        ),
+        ("with an empty part", false, seq(&[&part(b"A"), &tlv(0x31, &[])])),
+        (
+            "with something that is no part",
+            false,
+            seq(&[&part(b"A"), b"\x05\x00", &part(b"B")]),
+        ),
+        ("with bytes that are nothing", false, seq(&[&part(b"A"), b"\xff"])),
+        (
+            "with an attribute that is none",
+            false,
+            seq(&[&tlv(0x31, &[&attribute(b"A"), b"\x05\x00"])]),
+        ),
+        (
+            "with an attribute without value",
+            false,
+            seq(&[&tlv(0x31, &[&attribute(b"A"), &seq(&[b"\x06\x03\x55\x04\x03"])])]),
+        ),
+        (
+            "with two values",
+            false,
+            seq(&[&tlv(
+                0x31,
+                &[&seq(&[
+                    b"\x06\x03\x55\x04\x03",
+                    &tlv(12, &[b"A"]),
+                    &tlv(12, &[b"B"]),
+                ])],
+            )]),
+        ),
+        (
+            "in a sequence for a set",
+            false,
+            seq(&[&seq(&[&attribute(b"A")])]),
+        ),
+        (
+            "with a padded identifier",
+            false,
+            seq(&[&tlv(
+                0x31,
+                &[&seq(&[b"\x06\x04\x55\x04\x80\x03", &tlv(12, &[b"A"])])],
+            )]),
+        ),
+        (
+            "with another class of identifier",
+            false,
+            seq(&[&tlv(0x31, &[&seq(&[b"\x86\x03\x55\x04\x03", &tlv(12, &[b"A"])])])]),
+        ),
+        (
+            "with another class of text",
+            false,
+            seq(&[&tlv(
+                0x31,
+                &[&seq(&[b"\x06\x03\x55\x04\x03", &tlv(0x8c, &[b"A"])])],
+            )]),
+        ),
+        (
+            "in parts of text",
+            false,
+            seq(&[&tlv(
+                0x31,
+                &[&seq(&[b"\x06\x03\x55\x04\x03", &tlv(0x2c, &[b"A"])])],
+            )]),
+        ),
+    ];
+    let wrong: Vec<&str> = cases
+        .into_iter()
+        .filter(|(_, want, subject)| {
+            let leaf = root.leaf(&p256(), subject.clone(), vec![]).sign(&root.key);
+            pinned.verify(&leaf, &[], NOW).is_ok() != *want
+        })
+        .map(|(name, ..)| name)
+        .collect();
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn purposes_are_read_to_their_end() {
+    let root = Authority::new("root");
+    let trusted = anchor(&[root.root()]);
+    let (sign, any) = (tlv(6, &[CODE_SIGNING]), tlv(6, &[ANY_PURPOSE]));
+    let san = |names: &[&[u8]]| ext(SAN, false, &seq(names));
+    let email = tlv(0x81, &[b"a@b"]);
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        (
+            "any purpose behind something else",
+            vec![ext(EKU, false, &seq(&[&sign, b"\x05\x00", &any]))],
+        ),
+        (
+            "any purpose behind nothing",
+            vec![ext(EKU, false, &seq(&[&sign, b"\xff", &any]))],
+        ),
+        (
+            "a purpose that is no identifier",
+            vec![ext(EKU, false, &seq(&[&tlv(4, &[CODE_SIGNING])]))],
+        ),
+        (
+            "a name behind nothing",
+            vec![ext(EKU, false, &seq(&[&sign])), san(&[&email, b"\xff"])],
+        ),
+        (
+            "a name behind something else",
+            vec![
+                ext(EKU, false, &seq(&[&sign])),
+                san(&[&email, b"\x05\x00", &email]),
+            ],
+        ),
+        (
+            "a constraint that is critical in no way that DER has",
+            vec![
+                ext(EKU, false, &seq(&[&sign])),
+                seq(&[b"\x06\x03\x2a\x03\x04", b"\x01\x01\x01", b"\x04\x02\x05\x00"]),
+            ],
+        ),
+        (
+            "a constraint that is critical twice",
+            vec![
+                ext(EKU, false, &seq(&[&sign])),
+                seq(&[
+                    b"\x06\x03\x2a\x03\x04",
+                    b"\x01\x01\x00\x01\x01\xff",
+                    b"\x04\x02\x05\x00",
+                ]),
+            ],
+        ),
+        (
+            "a constraint whose value is text",
+            vec![
+                ext(EKU, false, &seq(&[&sign])),
+                seq(&[b"\x06\x03\x2a\x03\x04", b"\x0c\x01A"]),
+            ],
+        ),
+    ];
+    let accepted: Vec<&str> = cases
+        .into_iter()
+        .filter(|(_, extensions)| {
+            let mut parts = root.leaf(&p256(), cn("A"), vec![]);
+            parts.extensions.remove(1);
+            parts.extensions.extend(extensions.iter().cloned());
+            trusted.verify(&parts.sign(&root.key), &[], NOW).is_ok()
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(accepted, [""; 0]);
 }
