@@ -36,7 +36,7 @@ impl Tags {
 }
 
 /// What holding a chunk takes beside its buffer, in bytes: its place in the list and in the index, rounded up.
-const HOLDING_BYTES: usize = 256;
+pub(super) const HOLDING_BYTES: u64 = 256;
 
 /// Where a chunk lies: no two chunks of a mount share one, so none share a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,8 +124,10 @@ impl VerifiedChunk {
     }
 
     /// What holding it takes, in bytes.
-    pub(super) fn footprint(&self) -> usize {
-        self.0.bytes.capacity() + HOLDING_BYTES
+    pub(super) fn footprint(&self) -> u64 {
+        u64::try_from(self.0.bytes.capacity())
+            .unwrap_or(u64::MAX)
+            .saturating_add(HOLDING_BYTES)
     }
 
     /// The buffer, to be filled anew.
@@ -309,7 +311,7 @@ mod tests {
         let want = hash(Algorithm::Sha256, b"signed");
         for (bytes, ok) in [(b"signed", true), (b"sigmed", false)] {
             let mut pass = FirstPass::new(&key, &want);
-            let held = Held::new(CHUNK_BYTES);
+            let held = Held::new(CHUNK_BYTES + HOLDING_BYTES);
             assert!(
                 pass.take(UntrustedChunk::new(ID, bytes.to_vec()), held.reserve())
                     .is_none()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::chunk::{CHUNK_BYTES, ChunkId, VerifiedChunk};
+use super::chunk::{CHUNK_BYTES, ChunkId, HOLDING_BYTES, VerifiedChunk};
 
 /// The chunks that are held, least recently used first to go.
 pub(super) struct Held {
@@ -55,12 +55,15 @@ impl Inner {
 /// Most buffers that wait for their next chunk: one for each thread that may be at work.
 const MAX_SPARE: usize = 64;
 
+/// What a chunk takes at most.
+const RESERVED_BYTES: u64 = CHUNK_BYTES + HOLDING_BYTES;
+
 /// Room for one chunk in the budget, free again when this is dropped.
 pub(super) struct Reservation(Arc<Mutex<Inner>>);
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.lock().reserved -= CHUNK_BYTES;
+        self.0.lock().reserved -= RESERVED_BYTES;
     }
 }
 
@@ -82,10 +85,10 @@ impl Held {
     /// Room for a chunk that is not verified yet, if the budget has any: all passes share it.
     pub(super) fn reserve(&self) -> Option<Reservation> {
         let mut inner = self.inner.lock();
-        if !inner.make_room(CHUNK_BYTES, self.budget) {
+        if !inner.make_room(RESERVED_BYTES, self.budget) {
             return None;
         }
-        inner.reserved += CHUNK_BYTES;
+        inner.reserved += RESERVED_BYTES;
         drop(inner);
         Some(Reservation(Arc::clone(&self.inner)))
     }
@@ -133,7 +136,7 @@ impl Held {
 }
 
 fn bytes_of(chunk: &VerifiedChunk) -> u64 {
-    u64::try_from(chunk.footprint()).unwrap_or(u64::MAX)
+    chunk.footprint()
 }
 
 #[cfg(test)]
@@ -142,13 +145,13 @@ mod tests {
 
     #[test]
     fn all_passes_share_one_budget() {
-        let held = Held::new(3 * CHUNK_BYTES + 1);
+        let held = Held::new(3 * RESERVED_BYTES + 1);
         let mut rooms: Vec<_> = (0..5).map(|_| held.reserve()).collect();
         assert_eq!(
             rooms.iter().map(Option::is_some).collect::<Vec<_>>(),
             [true, true, true, false, false]
         );
-        assert_eq!(held.bytes(), 3 * CHUNK_BYTES);
+        assert_eq!(held.bytes(), 3 * RESERVED_BYTES);
         rooms.remove(0);
         assert!(held.reserve().is_some());
         drop(rooms);
