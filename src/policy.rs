@@ -122,13 +122,13 @@ impl Policy {
             if let Some(other) = self.covering(name)
                 && !std::ptr::eq(other, rule)
             {
-                return Err(PolicyError::LinkBetweenRules {
+                return Err(PolicyError::LinkBetweenRules(Box::new(LinkBetweenRules {
                     policy: self.path.clone(),
                     link: name.clone(),
                     demanded: other.scope.clone(),
                     model: model.path().to_path_buf(),
                     scope: rule.scope.clone(),
-                });
+                })));
             }
         }
         Ok(rule)
@@ -304,18 +304,22 @@ pub enum PolicyError {
         model: PathBuf,
     },
     /// The model was reached by a link from where another rule holds.
-    LinkBetweenRules {
-        /// The policy.
-        policy: PathBuf,
-        /// The name that led to it.
-        link: PathBuf,
-        /// The scope of the rule for that name.
-        demanded: Scope,
-        /// The model.
-        model: PathBuf,
-        /// The scope of the rule for the model.
-        scope: Scope,
-    },
+    LinkBetweenRules(Box<LinkBetweenRules>),
+}
+
+/// A link that leads from where one rule holds to where another does.
+#[derive(Debug)]
+pub struct LinkBetweenRules {
+    /// The policy.
+    policy: PathBuf,
+    /// The name that led to the model.
+    link: PathBuf,
+    /// The scope of the rule for that name.
+    demanded: Scope,
+    /// The model.
+    model: PathBuf,
+    /// The scope of the rule for the model.
+    scope: Scope,
 }
 
 /// What is wrong with the content of a policy.
@@ -421,21 +425,23 @@ impl fmt::Display for PolicyError {
                     None => write!(f, "no scope can name it alone, rename it first"),
                 }
             }
-            Self::LinkBetweenRules {
-                policy,
-                link,
-                demanded,
-                model,
-                scope,
-            } => write!(
-                f,
-                "{} leads to {} through a link, and the policy {} has one rule for {demanded} and another for {scope}: \
-                 name the model without the link, if it is the one that you want",
-                shown(link),
-                shown(model),
-                shown(policy)
-            ),
+            Self::LinkBetweenRules(between) => between.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for LinkBetweenRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} leads to {} through a link, and the policy {} has one rule for {} and another for {}: \
+             name the model without the link, if it is the one that you want",
+            shown(&self.link),
+            shown(&self.model),
+            shown(&self.policy),
+            self.demanded,
+            self.scope
+        )
     }
 }
 
@@ -508,7 +514,7 @@ impl std::error::Error for PolicyError {
                 | Fault::UnknownCa { .. }
                 | Fault::Ambiguous { .. } => None,
             },
-            Self::NoRule { .. } | Self::LinkBetweenRules { .. } => None,
+            Self::NoRule { .. } | Self::LinkBetweenRules(_) => None,
         }
     }
 }
@@ -672,7 +678,7 @@ mod tests {
         for model in ["acme/moved", "unruled", "acme/moved/../other"] {
             let error = policy.rule_for(&scene.model(model)).unwrap_err();
             assert!(
-                matches!(error, PolicyError::LinkBetweenRules { .. }),
+                matches!(error, PolicyError::LinkBetweenRules(_)),
                 "{model}: {error}"
             );
         }

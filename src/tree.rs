@@ -510,6 +510,20 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_made_once_and_costs_its_name() {
+        let mut builder = Builder::new();
+        let folders = "d/".repeat(crate::path::MAX_COMPONENTS - 1);
+        for name in ["a", "b"] {
+            let path = ModelPath::parse(&format!("{folders}{name}")).unwrap();
+            builder.add(&path, Content::Memory(Arc::new([]))).unwrap();
+        }
+        let made = crate::path::MAX_COMPONENTS - 1;
+        assert_eq!(builder.nodes.len(), 1 + made + 2);
+        let kept: usize = builder.directories.keys().map(|(_, name)| name.len()).sum();
+        assert_eq!((builder.directories.len(), kept), (made, made));
+    }
+
+    #[test]
     fn a_bundle_is_shown_only_where_no_signed_name_stands_in_its_way() {
         let files = ["model.sig", "a/b"].map(|name| (name, b"x".to_vec()));
         let model = SignedModel::new(&files, Algorithm::Sha256, Method::Files);

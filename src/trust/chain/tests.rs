@@ -879,3 +879,26 @@ fn mutated_certificates_are_refused_or_mean_the_same() {
         assert!(anchor.verify(&leaf.der[..at], &[], NOW).is_err());
     }
 }
+
+#[test]
+fn a_message_shows_the_beginning_of_a_long_name() {
+    let a = |count: usize| "a".repeat(count);
+    for (name, want) in [
+        (a(512), (a(512), "")),
+        (a(513), (a(512), "... (513 bytes)")),
+        (a(511) + "\\\"", (a(511), "... (513 bytes)")),
+    ] {
+        assert_eq!(beginning(&name), (want.0.as_str(), want.1.to_owned()));
+    }
+    let other = |names: usize| ChainError::OtherIdentity {
+        wanted: CertificateIdentity::parse("dns:b").unwrap(),
+        found: vec!["dns:a".to_owned(); names],
+    };
+    let listed = vec!["\"dns:a\""; 16].join(", ");
+    for (names, rest) in [(16, ""), (17, " and 1 more")] {
+        assert_eq!(
+            other(names).to_string(),
+            format!("the signer's certificate is not for dns:b but for {listed}{rest}")
+        );
+    }
+}
