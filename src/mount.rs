@@ -208,7 +208,7 @@ impl Mounted {
             return Ok(Stopped::Idle);
         };
         let path = &entry.mountpoint;
-        if !table.topmost(path).is_some_and(|top| top.is(entry)) {
+        if !table.visible(path).is_some_and(|top| top.is(entry)) {
             return Err(failed(path, Problem::Covered));
         }
         match take_away(path, attach::Detach::WhenIdle) {
@@ -302,9 +302,9 @@ pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
         problem,
     };
     let table = Table::read().map_err(|e| failed(Problem::Io(e)))?;
-    match table.topmost(&path) {
+    match table.visible(&path) {
         Some(entry) if entry.ours => {}
-        Some(_) if table.ours().any(|entry| entry.mountpoint == path) => {
+        _ if table.ours().any(|entry| entry.mountpoint == path) => {
             return Err(failed(Problem::Covered));
         }
         _ => return Err(failed(Problem::NotMounted)),

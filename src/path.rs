@@ -89,7 +89,8 @@ impl fmt::Debug for ModelPath {
 
 /// Bytes that somebody else chose, shown so that they cannot move the cursor, forge a log line or
 /// reverse the text around them: control and format characters and invalid UTF-8 are escaped, and so is
-/// the backslash, so that two names never print alike.
+/// the backslash, so that no two names differ in what
+/// cannot be seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(pub &'a [u8]);
 
@@ -111,13 +112,18 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Control characters, and those that change how their neighbours are drawn: bidirectional controls,
-/// zero-width and line-separating characters, tags (Unicode Technical Report 36, section 2.3).
+/// Control characters, those that change how their neighbours are drawn, those that are drawn as nothing, and
+/// blanks other than the space (Unicode Technical Report 36, section 2.3; the ranges of
+/// `Default_Ignorable_Code_Point`).
 pub(crate) fn must_escape(c: char) -> bool {
     c.is_control()
+        || (c.is_whitespace() && c != ' ')
         || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Why a name is not canonical.
@@ -259,6 +265,10 @@ mod tests {
             ("\u{202e}nib".as_bytes(), "\\u{202e}nib"),
             (b"a\\n", "a\\\\n"),
             (b"\xff.bin", "\\xff.bin"),
+            (
+                "a\u{fe0f}\u{a0}\u{e0100}".as_bytes(),
+                "a\\u{fe0f}\\u{a0}\\u{e0100}",
+            ),
         ];
         for (raw, want) in cases {
             assert_eq!(Escaped(raw).to_string(), *want);

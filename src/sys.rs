@@ -64,6 +64,18 @@ pub fn find_directory(canonical: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(CWD, canonical, flags, Mode::empty(), resolve)?)
 }
 
+/// The number of the mount that a name leads to, as the mount table has it. Nothing is asked of the file system
+/// there, whose server may be gone.
+///
+/// # Errors
+/// What `open` says; `/proc` must be mounted.
+pub fn mount_id(path: &Path) -> io::Result<String> {
+    let found = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", found.as_raw_fd()))?;
+    let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(id.ok_or(io::ErrorKind::InvalidData)?.trim().to_owned())
+}
+
 /// Opens a directory that was found, for reading its entries.
 ///
 /// # Errors
@@ -90,12 +102,9 @@ pub fn is_kernel_interface(found: &OwnedFd) -> bool {
         0xde5e_81e4, // efivarfs
         0x0000_1cd1, // devpts
     ];
-    let kind =
-        rustix::fs::fstatfs(found).map(|stat| u64::from_ne_bytes(i64::from(stat.f_type).to_ne_bytes()));
+    let kind = rustix::fs::fstatfs(found).map(|stat| stat.f_type & 0xffff_ffff);
     kind.map_or(true, |kind| {
-        INTERFACES
-            .iter()
-            .any(|&interface| kind & 0xffff_ffff == u64::from(interface))
+        INTERFACES.iter().any(|&interface| kind == interface.into())
     })
 }
 

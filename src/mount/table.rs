@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use super::TYPE;
+use crate::sys;
 
 /// A line of the mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +15,6 @@ pub(super) struct Entry {
     /// Whether it is of our type.
     pub(super) ours: bool,
     id: String,
-    parent: String,
     /// Device number of the file system, as `major:minor`; each FUSE server has one of its own.
     device: String,
 }
@@ -45,7 +45,6 @@ impl Table {
             let text = |at: usize| Some(String::from_utf8_lossy(fields.get(at)?).into_owned());
             Some(Entry {
                 id: text(0)?,
-                parent: text(1)?,
                 device: text(2)?,
                 mountpoint: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
                 ours: fields
@@ -61,10 +60,13 @@ impl Table {
         self.0.iter().filter(|entry| entry.ours)
     }
 
-    /// What a name at this place leads to: of the mounts there, the one that none is mounted on.
-    pub(super) fn topmost(&self, mountpoint: &Path) -> Option<&Entry> {
-        let here = || self.0.iter().filter(|entry| entry.mountpoint == mountpoint);
-        here().find(|entry| !here().any(|other| other.parent == entry.id))
+    /// The mount that a name leads to, when that is what is mounted at this very place: not one that lies beneath
+    /// it, or beneath a mount further up.
+    pub(super) fn visible(&self, mountpoint: &Path) -> Option<&Entry> {
+        let id = sys::mount_id(mountpoint).ok()?;
+        self.0
+            .iter()
+            .find(|entry| entry.id == id && entry.mountpoint == mountpoint)
     }
 }
 
@@ -134,19 +136,5 @@ mod tests {
                 (Path::new("/mnt/a\\b"), "0:51")
             ]
         );
-    }
-
-    #[test]
-    fn the_topmost_mount_is_the_one_that_none_lies_on() {
-        // An older mount was moved over a younger one: the table keeps the order of their making.
-        let table = b"20 10 0:20 / / rw - ext4 root rw\n\
-            30 41 0:30 / /m rw - tmpfs moved rw\n\
-            41 20 0:41 / /m ro - fuse.modelfs x ro\n";
-        let table = Table::parse(table);
-        assert_eq!(
-            table.topmost(Path::new("/m")).map(|entry| entry.id.as_str()),
-            Some("30")
-        );
-        assert_eq!(table.topmost(Path::new("/n")), None);
     }
 }

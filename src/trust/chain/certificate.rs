@@ -149,6 +149,7 @@ impl Certificate {
             ParsedExtension::BasicConstraints(_) => der::is_basic_constraints(extension.value),
             ParsedExtension::AuthorityKeyIdentifier(_) => der::is_authority_key_id(extension.value),
             ParsedExtension::KeyUsage(_) => der::is_named_bits(extension.value),
+            ParsedExtension::ExtendedKeyUsage(_) => der::is_purposes(extension.value),
             _ => true,
         };
         if !whole {
