@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -20,6 +21,8 @@ use crate::sys;
 
 mod attach;
 mod table;
+
+use table::{Entry, Table};
 
 pub use table::mounted;
 
@@ -49,12 +52,17 @@ pub struct Session {
     signals: Signals,
 }
 
-/// Which mount is ours: the place, and the device number that tells it from any other mount there.
+/// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the
+/// names on its way.
 #[derive(Clone, Debug)]
 struct Mounted {
     path: PathBuf,
-    device: Option<String>,
+    entry: Option<Entry>,
 }
+
+/// How long a session may take to end once its mount is gone. It goes on when the file system is seen elsewhere,
+/// in another mount namespace for one; this process ends all the same.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a session waits for.
 enum Event {
@@ -85,6 +93,7 @@ impl Session {
             rustix::process::getuid().as_raw(),
             rustix::process::getgid().as_raw(),
         );
+        let before = Table::read().map_err(failed)?;
         let device = attach::attach(&place, options)?;
         let serve = || -> io::Result<fuser::BackgroundSession> {
             let mut config = fuser::Config::default();
@@ -97,10 +106,9 @@ impl Session {
             let adapter = FuseAdapter::new(fs, uid, gid);
             fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
         };
-        let device = table::find(&place.path).map(|entry| entry.device);
         let mounted = Mounted {
             path: place.path.clone(),
-            device,
+            entry: new_entry(&before, &place.path),
         };
         match serve() {
             Ok(background) => Ok(Self {
@@ -155,9 +163,13 @@ impl Session {
         )?;
         let mut stopping = false;
         loop {
-            match events.recv() {
+            let event = match stopping {
+                true => events.recv_timeout(FAREWELL).map_err(drop),
+                false => events.recv().map_err(drop),
+            };
+            match event {
                 Ok(Event::Ended(result)) if !stopping => return result.map_err(failed),
-                Ok(Event::Ended(_)) | Err(_) => return Ok(()),
+                Ok(Event::Ended(_)) | Err(()) => return Ok(()),
                 Ok(Event::Signal(signal)) => {
                     log::info!("{}: signal {signal}, unmounting", mounted.path.display());
                     match mounted.stop() {
@@ -186,25 +198,40 @@ enum Stopped {
 impl Mounted {
     /// Unmounts because a signal says so.
     fn stop(&self) -> Result<Stopped, MountError> {
-        let failed = |problem| MountError::MountPoint {
-            path: self.path.clone(),
+        let failed = |path: &Path, problem| MountError::MountPoint {
+            path: path.to_owned(),
             problem,
         };
-        match table::topmost(&self.path) {
-            None => return Ok(Stopped::Idle),
-            Some(entry) if Some(&entry.device) != self.device.as_ref() => {
-                return Err(failed(Problem::Covered));
-            }
-            Some(_) => {}
+        let table = Table::read().map_err(|e| failed(&self.path, Problem::Io(e)))?;
+        let ours = |entry: &&Entry| self.entry.as_ref().is_some_and(|own| own.is(entry));
+        let Some(entry) = table.ours().find(ours) else {
+            return Ok(Stopped::Idle);
+        };
+        let path = &entry.mountpoint;
+        if !table.topmost(path).is_some_and(|top| top.is(entry)) {
+            return Err(failed(path, Problem::Covered));
         }
-        match take_away(&self.path, attach::Detach::WhenIdle) {
+        match take_away(path, attach::Detach::WhenIdle) {
             Ok(()) => return Ok(Stopped::Idle),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
-            Err(e) => log::warn!("{}: {e}; unmounting it lazily", self.path.display()),
+            Err(e) => log::warn!("{}: {e}; unmounting it lazily", path.display()),
         }
-        take_away(&self.path, attach::Detach::Lazily).map_err(|e| failed(Problem::Io(e)))?;
+        take_away(path, attach::Detach::Lazily).map_err(|e| failed(path, Problem::Io(e)))?;
         Ok(Stopped::WhileInUse)
     }
+}
+
+/// The entry that a mount of ours has brought into the table: the one at its place, or, where the names above it
+/// were changed meanwhile, the only new one.
+fn new_entry(before: &Table, path: &Path) -> Option<Entry> {
+    let after = Table::read().ok()?;
+    let new: Vec<_> = after
+        .ours()
+        .filter(|entry| !before.ours().any(|old| old.is(entry)))
+        .collect();
+    let here = new.iter().find(|entry| entry.mountpoint == path);
+    here.or(if new.len() == 1 { new.first() } else { None })
+        .map(|&entry| entry.clone())
 }
 
 /// A place that something can be mounted at.
@@ -274,9 +301,12 @@ pub fn unmount(mountpoint: &Path) -> Result<(), MountError> {
         path: mountpoint.to_owned(),
         problem,
     };
-    match table::topmost(&path) {
+    let table = Table::read().map_err(|e| failed(Problem::Io(e)))?;
+    match table.topmost(&path) {
         Some(entry) if entry.ours => {}
-        Some(_) if mounted().is_ok_and(|all| all.contains(&path)) => return Err(failed(Problem::Covered)),
+        Some(_) if table.ours().any(|entry| entry.mountpoint == path) => {
+            return Err(failed(Problem::Covered));
+        }
         _ => return Err(failed(Problem::NotMounted)),
     }
     take_away(&path, attach::Detach::WhenIdle).map_err(|e| match e.raw_os_error() {

@@ -27,7 +27,8 @@ pub(super) const READY_ON_STDIN: &str = "--ready-on-stdin";
 
 /// Runs this program again with the same arguments and waits until it serves or ends.
 pub(super) fn start(arguments: &[OsString]) -> io::Result<Start> {
-    crate::sys::keep_descriptors_from_children()?;
+    // Linux before 5.11 cannot; then the server keeps what the caller had open, as any child would.
+    let _ = crate::sys::keep_descriptors_from_children();
     let (mut reader, writer) = io::pipe()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(READY_ON_STDIN).args(arguments).stdin(writer);

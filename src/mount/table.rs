@@ -13,8 +13,59 @@ pub(super) struct Entry {
     pub(super) mountpoint: PathBuf,
     /// Whether it is of our type.
     pub(super) ours: bool,
-    /// The device number that the kernel gave to this very mount, as `major:minor`.
-    pub(super) device: String,
+    id: String,
+    parent: String,
+    /// Device number of the file system, as `major:minor`; each FUSE server has one of its own.
+    device: String,
+}
+
+impl Entry {
+    /// Whether this is the same mount, wherever it is seen by now.
+    pub(super) fn is(&self, other: &Entry) -> bool {
+        (&self.id, &self.device) == (&other.id, &other.device)
+    }
+}
+
+/// The mounts of this namespace at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Table(Vec<Entry>);
+
+impl Table {
+    /// Reads the mount table.
+    pub(super) fn read() -> io::Result<Self> {
+        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+    }
+
+    /// proc_pid_mountinfo(5): the fields are the mount's number, its parent's, the device, the root, the mount
+    /// point; the one after the separator is the type.
+    fn parse(table: &[u8]) -> Self {
+        let of_line = |line: &[u8]| {
+            let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+            let separator = fields.iter().position(|field| *field == b"-")?;
+            let text = |at: usize| Some(String::from_utf8_lossy(fields.get(at)?).into_owned());
+            Some(Entry {
+                id: text(0)?,
+                parent: text(1)?,
+                device: text(2)?,
+                mountpoint: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
+                ours: fields
+                    .get(separator + 1)
+                    .is_some_and(|kind| *kind == TYPE.as_bytes()),
+            })
+        };
+        Self(table.split(|&byte| byte == b'\n').filter_map(of_line).collect())
+    }
+
+    /// All of our type, in the order of the table.
+    pub(super) fn ours(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().filter(|entry| entry.ours)
+    }
+
+    /// What a name at this place leads to: of the mounts there, the one that none is mounted on.
+    pub(super) fn topmost(&self, mountpoint: &Path) -> Option<&Entry> {
+        let here = || self.0.iter().filter(|entry| entry.mountpoint == mountpoint);
+        here().find(|entry| !here().any(|other| other.parent == entry.id))
+    }
 }
 
 /// All models that are mounted in this namespace, in the order of the mount table.
@@ -22,43 +73,19 @@ pub(super) struct Entry {
 /// # Errors
 /// When the mount table cannot be read.
 pub fn mounted() -> io::Result<Vec<PathBuf>> {
-    let ours = entries()?.into_iter().filter(|entry| entry.ours);
-    Ok(ours.map(|entry| entry.mountpoint).collect())
-}
-
-/// What a name at this place leads to: the last of the mounts there covers the others.
-pub(super) fn topmost(mountpoint: &Path) -> Option<Entry> {
-    entries()
-        .ok()?
-        .into_iter()
-        .rev()
-        .find(|entry| entry.mountpoint == mountpoint)
+    Ok(Table::read()?
+        .ours()
+        .map(|entry| entry.mountpoint.clone())
+        .collect())
 }
 
 /// The model that is mounted here, unless something else covers it.
 pub(super) fn find(mountpoint: &Path) -> Option<Entry> {
-    topmost(mountpoint).filter(|entry| entry.ours)
-}
-
-fn entries() -> io::Result<Vec<Entry>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
-}
-
-/// proc_pid_mountinfo(5): the third field is the device, the fifth the mount point, the one after the
-/// separator the type.
-fn parse(table: &[u8]) -> Vec<Entry> {
-    let of_line = |line: &[u8]| {
-        let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
-        let separator = fields.iter().position(|field| *field == b"-")?;
-        Some(Entry {
-            mountpoint: PathBuf::from(OsString::from_vec(unescape(fields.get(4)?))),
-            ours: fields
-                .get(separator + 1)
-                .is_some_and(|kind| *kind == TYPE.as_bytes()),
-            device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
-        })
-    };
-    table.split(|&byte| byte == b'\n').filter_map(of_line).collect()
+    Table::read()
+        .ok()?
+        .topmost(mountpoint)
+        .filter(|entry| entry.ours)
+        .cloned()
 }
 
 /// Undoes the table's `\ooo` escapes for blanks and backslashes.
@@ -95,12 +122,31 @@ mod tests {
             41 35 0:51 / /mnt/a\\134b ro shared:7 master:2 - fuse.modelfs x ro\n\
             42 35 0:52 / /mnt/other ro - fuse.sshfs modelfs ro\n\
             broken line\n";
-        let ours = parse(table).into_iter().filter(|entry| entry.ours);
-        let got: Vec<_> = ours.map(|entry| (entry.mountpoint, entry.device)).collect();
-        let want = [("/mnt/my model", "0:50"), ("/mnt/a\\b", "0:51")];
+        let table = Table::parse(table);
+        let got: Vec<_> = table
+            .ours()
+            .map(|entry| (entry.mountpoint.as_path(), entry.device.as_str()))
+            .collect();
         assert_eq!(
             got,
-            want.map(|(path, device)| (PathBuf::from(path), device.to_owned()))
+            [
+                (Path::new("/mnt/my model"), "0:50"),
+                (Path::new("/mnt/a\\b"), "0:51")
+            ]
         );
+    }
+
+    #[test]
+    fn the_topmost_mount_is_the_one_that_none_lies_on() {
+        // An older mount was moved over a younger one: the table keeps the order of their making.
+        let table = b"20 10 0:20 / / rw - ext4 root rw\n\
+            30 41 0:30 / /m rw - tmpfs moved rw\n\
+            41 20 0:41 / /m ro - fuse.modelfs x ro\n";
+        let table = Table::parse(table);
+        assert_eq!(
+            table.topmost(Path::new("/m")).map(|entry| entry.id.as_str()),
+            Some("30")
+        );
+        assert_eq!(table.topmost(Path::new("/n")), None);
     }
 }

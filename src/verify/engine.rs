@@ -13,7 +13,7 @@ use super::chunk::{
 };
 use super::file::{Entered, Finding, ReadError, ResourceState, SourceReader, VerifiedFile};
 use super::held::{Held, Reservation};
-use super::workers::{Job, Promise, Runner, Slot, Want, Workers};
+use super::workers::{Job, Promise, Runner, Slot, WATCH_INTERVAL, Want, Workers};
 use crate::source::SourceError;
 
 /// What an engine may use.
@@ -40,9 +40,6 @@ impl Default for Options {
         }
     }
 }
-
-/// How often the watch looks for threads that are stuck.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How many refused resources are remembered for `status`; all are counted and logged.
 const MAX_FINDINGS: usize = 100;
@@ -118,7 +115,10 @@ impl Engine {
             .name("verify-watch".into())
             .spawn(move || {
                 loop {
-                    std::thread::sleep(WATCH_INTERVAL);
+                    let busy = watched
+                        .upgrade()
+                        .is_some_and(|engine| engine.workers.has_threads());
+                    std::thread::sleep(if busy { WATCH_INTERVAL } else { 5 * WATCH_INTERVAL });
                     let Some(engine) = watched.upgrade() else { break };
                     engine
                         .workers
@@ -155,7 +155,7 @@ impl Engine {
     /// Ends what a successful [`Engine::open`] began.
     pub fn release(&self, file: &VerifiedFile) {
         if let Some(source) = file.release() {
-            self.workers.close(source, &self.runner);
+            self.workers.close(source);
         }
     }
 
@@ -525,7 +525,7 @@ impl Reader<'_> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            self.engine.workers.close(reader.into_file(), &self.engine.runner);
+            self.engine.workers.close(reader.into_file());
         }
     }
 }

@@ -24,8 +24,15 @@ const MAX_THREADS_PER_FILE: usize = 4;
 /// Most threads in all, stuck ones included. What hangs beyond that waits for its time-out.
 const MAX_THREADS: usize = 1024;
 
-/// After how long in one call to the source a thread counts as stuck.
-const STUCK: Duration = Duration::from_millis(500);
+/// After how long in one call to the source a thread counts as stuck: long for a disk, short for a reader who
+/// waits for another file.
+const STUCK: Duration = Duration::from_millis(100);
+
+/// How often the watch looks for threads that are stuck.
+pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// By how much the watch must have overslept for this process to have been frozen rather than busy.
+const PAUSE_MILLISECONDS: u64 = 1000;
 
 /// How long a thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
@@ -78,13 +85,6 @@ pub(super) enum Want {
     Resources(Range<usize>),
 }
 
-/// What a thread is given.
-enum Task {
-    Run(Job),
-    /// Closing a file may wait for the file server that it lies on, as reading may.
-    Close(SourceFile),
-}
-
 /// Admission to the threads, one for each file.
 #[derive(Default)]
 pub(super) struct Gate {
@@ -134,12 +134,25 @@ struct Shared {
     wake: Condvar,
     slots: Mutex<Vec<Arc<Slot>>>,
     stuck: AtomicUsize,
+    /// When the watch looked last, in milliseconds since the start.
+    watched: AtomicU64,
+    closing: Mutex<Closing>,
+}
+
+/// Sources to close. That may wait for the file server that they lie on, as reading may, so one thread does it
+/// and nobody waits; while it hangs, descriptors stay open.
+#[derive(Default)]
+struct Closing {
+    files: Vec<SourceFile>,
+    running: bool,
 }
 
 #[derive(Default)]
 struct Queue {
-    tasks: VecDeque<Task>,
+    jobs: VecDeque<Job>,
     threads: usize,
+    /// Threads that were started and have not looked for a job yet.
+    starting: usize,
     idle: usize,
     ended: bool,
 }
@@ -163,6 +176,8 @@ impl Workers {
             wake: Condvar::new(),
             slots: Mutex::default(),
             stuck: AtomicUsize::new(0),
+            watched: AtomicU64::new(0),
+            closing: Mutex::default(),
         }))
     }
 
@@ -176,47 +191,73 @@ impl Workers {
         }
         gate.running += 1;
         drop(gate);
-        self.push(Task::Run(job), runner);
+        self.push(job, runner);
     }
 
-    /// Closes a source, unless others still read it, on a thread that may wait for that.
-    pub(super) fn close(&self, file: Arc<SourceFile>, runner: &Runner) {
-        if let Some(file) = Arc::into_inner(file) {
-            self.push(Task::Close(file), runner);
+    /// Closes a source, unless others still read it.
+    pub(super) fn close(&self, file: Arc<SourceFile>) {
+        let Some(file) = Arc::into_inner(file) else { return };
+        let mut closing = self.0.closing.lock();
+        closing.files.push(file);
+        if closing.running {
+            return;
         }
+        let shared = Arc::clone(&self.0);
+        let close = move || {
+            loop {
+                let mut closing = shared.closing.lock();
+                let files = std::mem::take(&mut closing.files);
+                closing.running = !files.is_empty();
+                drop(closing);
+                if files.is_empty() {
+                    break;
+                }
+                drop(files);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("verify-close".into())
+            .stack_size(STACK_BYTES);
+        // Without a thread they stay open until the next try.
+        closing.running = thread.spawn(close).is_ok();
     }
 
-    fn push(&self, task: Task, runner: &Runner) {
+    fn push(&self, job: Job, runner: &Runner) {
         let mut queue = self.0.queue.lock();
-        queue.tasks.push_back(task);
+        queue.jobs.push_back(job);
         self.0.wake.notify_one();
-        let lost = self.spawn_if_needed(&mut queue, runner);
+        let lost = self.spawn_as_needed(&mut queue, runner);
         drop(queue);
         fail(lost);
     }
 
-    /// Starts a thread when there is more to do than threads that wait for it. What nobody will ever do,
+    /// Starts threads while there is more to do than threads that wait for it. What nobody will ever do,
     /// because no thread can be started, is the caller's to fail once the queue is unlocked.
     #[must_use]
-    fn spawn_if_needed(&self, queue: &mut Queue, runner: &Runner) -> VecDeque<Task> {
+    fn spawn_as_needed(&self, queue: &mut Queue, runner: &Runner) -> VecDeque<Job> {
         let limit = (self.0.limit + self.0.stuck.load(Ordering::Relaxed)).min(MAX_THREADS);
-        if queue.tasks.len() <= queue.idle || queue.threads >= limit {
-            return VecDeque::new();
-        }
-        let shared = Arc::clone(&self.0);
-        let runner = Arc::clone(runner);
-        let spawned = std::thread::Builder::new()
-            .name(format!("verify-{}", queue.threads))
-            .stack_size(STACK_BYTES)
-            .spawn(move || Workers(shared).work(&runner));
-        match spawned {
-            Ok(_) => queue.threads += 1,
-            Err(e) if queue.threads == 0 => {
-                log::error!("no thread can be started to read the model: {e}");
-                return std::mem::take(&mut queue.tasks);
+        while queue.jobs.len() > queue.idle + queue.starting && queue.threads < limit {
+            let shared = Arc::clone(&self.0);
+            let runner = Arc::clone(runner);
+            let spawned = std::thread::Builder::new()
+                .name(format!("verify-{}", queue.threads))
+                .stack_size(STACK_BYTES)
+                .spawn(move || Workers(shared).work(&runner));
+            match spawned {
+                Ok(_) => {
+                    queue.threads += 1;
+                    queue.starting += 1;
+                }
+                Err(e) if queue.threads == 0 => {
+                    log::error!("no thread can be started to read the model: {e}");
+                    return std::mem::take(&mut queue.jobs);
+                }
+                // A thread that ends its own job takes the next.
+                Err(e) => {
+                    log::warn!("no further thread can be started: {e}");
+                    break;
+                }
             }
-            // A thread that ends its own task takes the next.
-            Err(e) => log::warn!("no further thread can be started: {e}"),
         }
         VecDeque::new()
     }
@@ -224,15 +265,9 @@ impl Workers {
     fn work(self, runner: &Runner) {
         let slot = Arc::new(Slot::default());
         self.0.slots.lock().push(Arc::clone(&slot));
-        while let Some(task) = self.next() {
-            let alive = match task {
-                Task::Run(job) => self.run(job, &slot, runner),
-                Task::Close(file) => {
-                    slot.in_source(&self, || drop(file));
-                    true
-                }
-            };
-            if !alive {
+        self.0.queue.lock().starting -= 1;
+        while let Some(job) = self.next() {
+            if !self.run(job, &slot, runner) {
                 break;
             }
         }
@@ -256,7 +291,7 @@ impl Workers {
         drop(done);
         let next = leave(&file);
         if let Some(next) = next {
-            self.push(Task::Run(next), runner);
+            self.push(next, runner);
         }
         if ran.is_err() {
             log::error!("a read of {} panicked; this is a bug of modelfs", file.path());
@@ -264,21 +299,21 @@ impl Workers {
         !matches!(ran, Ok(None))
     }
 
-    /// The next task; `None` after a while without one.
-    fn next(&self) -> Option<Task> {
+    /// The next job; `None` after a while without one.
+    fn next(&self) -> Option<Job> {
         let mut queue = self.0.queue.lock();
         let until = Instant::now() + IDLE;
         loop {
             if queue.ended {
                 return None;
             }
-            if let Some(task) = queue.tasks.pop_front() {
-                return Some(task);
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
             }
             queue.idle += 1;
             let waited = self.0.wake.wait_until(&mut queue, until);
             queue.idle -= 1;
-            if waited.timed_out() && queue.tasks.is_empty() {
+            if waited.timed_out() && queue.jobs.is_empty() {
                 return None;
             }
         }
@@ -289,13 +324,20 @@ impl Workers {
     pub(super) fn watch(&self, patience: Duration, runner: &Runner) {
         let now = self.0.now();
         let slots = self.0.slots.lock().clone();
+        self.forgive_a_pause(now, &slots);
         let stuck_for = |slot: &Slot| match slot.in_source_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => Duration::from_millis((now + 1).saturating_sub(since)),
         };
         let stuck = slots.iter().filter(|slot| stuck_for(slot) > STUCK).count();
         self.0.stuck.store(stuck, Ordering::Relaxed);
-        let lost = self.spawn_if_needed(&mut self.0.queue.lock(), runner);
+        let mut queue = self.0.queue.lock();
+        let mut lost = self.spawn_as_needed(&mut queue, runner);
+        if stuck >= MAX_THREADS && slots.iter().all(|slot| stuck_for(slot) > patience) {
+            // As many threads as there may be wait for sources that do not answer.
+            lost.append(&mut queue.jobs);
+        }
+        drop(queue);
         fail(lost);
         for slot in slots.iter().filter(|slot| stuck_for(slot) > patience) {
             let (file, promise, mut late) = {
@@ -326,6 +368,30 @@ impl Workers {
         }
     }
 
+    /// Whether there is anything to watch.
+    pub(super) fn has_threads(&self) -> bool {
+        self.0.queue.lock().threads > 0
+    }
+
+    /// When this process was frozen (a paused container, a suspended machine), the time it slept is not the
+    /// source's fault.
+    fn forgive_a_pause(&self, now: u64, slots: &[Arc<Slot>]) {
+        let interval = u64::try_from(WATCH_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        let last = self.0.watched.swap(now, Ordering::Relaxed);
+        let overslept = now.saturating_sub(last).saturating_sub(interval);
+        if overslept < PAUSE_MILLISECONDS {
+            return;
+        }
+        for slot in slots {
+            let since = &slot.in_source_since;
+            // A thread that leaves the source meanwhile has written a 0, which stays.
+            let _ = since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |since| match since {
+                0 => None,
+                since => Some(since.saturating_add(overslept)),
+            });
+        }
+    }
+
     /// Lets the threads go as soon as they are free.
     pub(super) fn end(&self) {
         self.0.queue.lock().ended = true;
@@ -344,9 +410,8 @@ fn leave(file: &VerifiedFile) -> Option<Job> {
 }
 
 /// Fails jobs that nobody will run, and those that wait for them.
-fn fail(tasks: VecDeque<Task>) {
-    for task in tasks {
-        let Task::Run(job) = task else { continue };
+fn fail(jobs: VecDeque<Job>) {
+    for job in jobs {
         let mut lost = Some(job);
         while let Some(job) = lost {
             job.promise.fulfil(Err(ReadError::Abandoned));
