@@ -265,6 +265,45 @@ fn a_mount_that_was_moved_over_ours_is_not_taken_for_ours() {
     assert_ne!(unmount.code, Some(0), "{unmount:?}");
 }
 
+#[test]
+fn a_mount_beneath_a_covered_directory_is_not_confused_with_another() {
+    if !support::can_mount() || !support::is_root() {
+        return;
+    }
+    let model = three();
+    let parent = model.dir().join("parent");
+    fs::create_dir(&parent).unwrap();
+    let at = support::mounted::new_mount_point(&parent);
+    let mut mounted = Mounted::at(support::modelfs_command(), &model, &at, &[]).unwrap();
+    let tmpfs = |path: &Path| {
+        done(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "modelfs-test"])
+                .arg(path),
+        );
+    };
+    tmpfs(&parent);
+    fs::create_dir(&at).unwrap();
+    tmpfs(&at);
+    fs::write(at.join("marker"), "").unwrap();
+    let status = support::modelfs(["status".as_ref(), at.as_os_str()]);
+    let unmount = support::modelfs(["unmount".as_ref(), at.as_os_str()]);
+    support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
+    sleep(Duration::from_millis(500));
+    let untouched = at.join("marker").exists();
+    if untouched {
+        done(Command::new("umount").arg(&at));
+    }
+    done(Command::new("umount").arg(&parent));
+    if mounted.ended().is_none() {
+        support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
+        mounted.wait();
+    }
+    assert!(untouched, "what is not ours was taken away: {unmount:?}");
+    assert_ne!(unmount.code, Some(0), "{unmount:?}");
+    assert_ne!(status.code, Some(0), "{status:?}");
+}
+
 /// Sends SIGTERM and asserts that the server ends; what is left of the mount is taken away.
 fn ends_on_a_signal(mounted: &mut Mounted, left: &Path) {
     // It takes signals before it mounts, but looks at them only once it serves.
@@ -705,7 +744,7 @@ fn many_files_of_a_hanging_source_do_not_stop_another_file() {
             Ok(ask.truth())
         }),
     );
-    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "2"]);
+    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "8"]);
     let readers: Vec<_> = (0..FILES)
         .map(|n| {
             let path = mounted.file(&format!("f{n}"));
@@ -745,7 +784,7 @@ fn closing_many_files_of_a_hanging_source_does_not_stop_another_file() {
             }
         }),
     );
-    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "2"]);
+    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "8"]);
     let open: Vec<File> = (0..FILES)
         .map(|n| File::open(mounted.file(&format!("f{n}"))).unwrap())
         .collect();
