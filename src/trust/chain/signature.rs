@@ -160,6 +160,255 @@ fn significant_bits(big_endian: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::KeySize;
+    use aws_lc_rs::signature::KeyPair as _;
+    use aws_lc_rs::signature::RsaKeyPair;
+    use x509_parser::prelude::FromDer as _;
+
+    /// One DER element.
+    fn der(tag: u8, content: &[&[u8]]) -> Vec<u8> {
+        let content = content.concat();
+        let length = u16::try_from(content.len()).unwrap();
+        let [high, low] = length.to_be_bytes();
+        let header = match length {
+            0..0x80 => vec![tag, low],
+            0x80..0x100 => vec![tag, 0x81, low],
+            _ => vec![tag, 0x82, high, low],
+        };
+        [header, content].concat()
+    }
+
+    const SEQUENCE: u8 = 0x30;
+    const INTEGER: u8 = 2;
+    const NULL: &[u8] = b"\x05\x00";
+    const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
+    const PSS: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a";
+    const MGF1: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x08";
+    const SHA1: &[u8] = b"\x06\x05\x2b\x0e\x03\x02\x1a";
+    const SHA256: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01";
+    const SHA384: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02";
+    const SHA512: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03";
+
+    fn algorithm(parts: &[&[u8]]) -> Result<SignatureAlgorithm, Flaw> {
+        let text = der(SEQUENCE, parts);
+        let (rest, identifier) = AlgorithmIdentifier::from_der(&text).unwrap();
+        assert!(rest.is_empty());
+        SignatureAlgorithm::of(&identifier)
+    }
+
+    fn pss_with(hash: &[u8], mask_hash: &[u8], salt: u8) -> Result<SignatureAlgorithm, Flaw> {
+        let hash = der(SEQUENCE, &[hash, NULL]);
+        let mask = der(SEQUENCE, &[MGF1, &der(SEQUENCE, &[mask_hash, NULL])]);
+        let salt = der(INTEGER, &[&[salt]]);
+        let parameters = [der(0xa0, &[&hash]), der(0xa1, &[&mask]), der(0xa2, &[&salt])].concat();
+        algorithm(&[PSS, &der(SEQUENCE, &[&parameters])])
+    }
+
+    #[test]
+    fn weak_and_unusual_algorithms_are_refused_by_number() {
+        let rsa = |last: u8| [b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01".as_slice(), &[last]].concat();
+        let ecdsa = |last: u8| [b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03".as_slice(), &[last]].concat();
+        let refused = |oid: &str| Err(Flaw::SignatureAlgorithm { oid: oid.into() });
+        let ed25519 = b"\x06\x03\x2b\x65\x70".as_slice();
+        let cases: Vec<(&str, Vec<u8>, Result<SignatureAlgorithm, Flaw>)> = vec![
+            (
+                "MD5 with RSA",
+                [rsa(4).as_slice(), NULL].concat(),
+                refused("1.2.840.113549.1.1.4"),
+            ),
+            (
+                "SHA-1 with RSA",
+                [rsa(5).as_slice(), NULL].concat(),
+                refused("1.2.840.113549.1.1.5"),
+            ),
+            (
+                "SHA-256 with RSA",
+                [rsa(11).as_slice(), NULL].concat(),
+                Ok(SignatureAlgorithm::Rsa(HashFunction::Sha256)),
+            ),
+            (
+                "SHA-384 with RSA",
+                [rsa(12).as_slice(), NULL].concat(),
+                Ok(SignatureAlgorithm::Rsa(HashFunction::Sha384)),
+            ),
+            (
+                "SHA-512 with RSA",
+                [rsa(13).as_slice(), NULL].concat(),
+                Ok(SignatureAlgorithm::Rsa(HashFunction::Sha512)),
+            ),
+            ("without NULL", rsa(11), refused("1.2.840.113549.1.1.11")),
+            (
+                "with a number for NULL",
+                [rsa(11).as_slice(), b"\x02\x01\x00"].concat(),
+                refused("1.2.840.113549.1.1.11"),
+            ),
+            (
+                "SHA-224 with RSA",
+                [rsa(14).as_slice(), NULL].concat(),
+                refused("1.2.840.113549.1.1.14"),
+            ),
+            (
+                "SHA-1 with ECDSA",
+                b"\x06\x07\x2a\x86\x48\xce\x3d\x04\x01".to_vec(),
+                refused("1.2.840.10045.4.1"),
+            ),
+            ("SHA-224 with ECDSA", ecdsa(1), refused("1.2.840.10045.4.3.1")),
+            (
+                "SHA-256 with ECDSA",
+                ecdsa(2),
+                Ok(SignatureAlgorithm::Ecdsa(HashFunction::Sha256)),
+            ),
+            (
+                "SHA-256 with ECDSA and NULL",
+                [ecdsa(2).as_slice(), NULL].concat(),
+                refused("1.2.840.10045.4.3.2"),
+            ),
+            ("Ed25519", ed25519.to_vec(), Ok(SignatureAlgorithm::Ed25519)),
+            (
+                "Ed25519 and NULL",
+                [ed25519, NULL].concat(),
+                refused("1.3.101.112"),
+            ),
+            (
+                "PSS without parameters",
+                PSS.to_vec(),
+                refused("1.2.840.113549.1.1.10"),
+            ),
+            (
+                // Defaults: SHA-1 throughout.
+                "PSS with empty parameters",
+                [PSS, b"\x30\x00"].concat(),
+                refused("1.2.840.113549.1.1.10"),
+            ),
+        ];
+        for (name, content, want) in cases {
+            assert_eq!(algorithm(&[&content]), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn pss_has_one_hash_and_a_salt_of_its_length() {
+        for (hash, function, salt) in [
+            (SHA256, HashFunction::Sha256, 32),
+            (SHA384, HashFunction::Sha384, 48),
+            (SHA512, HashFunction::Sha512, 64),
+        ] {
+            assert_eq!(
+                pss_with(hash, hash, salt),
+                Ok(SignatureAlgorithm::RsaPss(function))
+            );
+            for (other_hash, other_salt) in [
+                (hash, salt - 1),
+                (hash, salt + 1),
+                (hash, 0),
+                (hash, 20),
+                (SHA1, salt),
+            ] {
+                assert!(
+                    pss_with(hash, other_hash, other_salt).is_err(),
+                    "{function:?} {other_salt}"
+                );
+            }
+        }
+        assert!(pss_with(SHA1, SHA1, 20).is_err());
+        assert!(pss_with(SHA256, SHA384, 32).is_err());
+    }
+
+    /// A SubjectPublicKeyInfo for an RSA modulus of so many bits.
+    fn rsa_spki(bits: usize) -> Vec<u8> {
+        let mut modulus = vec![0xff; bits.div_ceil(8)];
+        let spare = 8 * modulus.len() - bits;
+        modulus[0] >>= spare;
+        if spare == 0 {
+            modulus.insert(0, 0);
+        }
+        let key = der(SEQUENCE, &[&der(INTEGER, &[&modulus]), b"\x02\x03\x01\x00\x01"]);
+        der(SEQUENCE, &[&der(SEQUENCE, &[RSA, NULL]), &der(3, &[b"\0", &key])])
+    }
+
+    fn subject_key(spki: &[u8]) -> Result<SubjectKey, Flaw> {
+        let (rest, spki) = SubjectPublicKeyInfo::from_der(spki).unwrap();
+        assert!(rest.is_empty());
+        SubjectKey::of(&spki)
+    }
+
+    #[test]
+    fn rsa_keys_have_a_length_that_is_neither_weak_nor_slow() {
+        for (bits, want) in [
+            (512, false),
+            (1024, false),
+            (2040, false),
+            (2047, false),
+            (2048, true),
+            (2049, false),
+            (2052, false),
+            (3072, true),
+            (4096, true),
+            (8184, true),
+            (8192, true),
+            (8193, false),
+            (8200, false),
+            (16384, false),
+        ] {
+            let got = subject_key(&rsa_spki(bits)).map(drop);
+            match want {
+                true => assert_eq!(got, Ok(()), "{bits}"),
+                false => assert_eq!(got, Err(Flaw::RsaBits { bits })),
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_checks_only_the_algorithm_that_is_named() {
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let public = pair.public_key().as_ref().to_vec();
+        let key = SubjectKey::Rsa(public);
+        let sign = |encoding: &'static dyn signature::RsaEncoding| {
+            let mut bytes = vec![0; 256];
+            pair.sign(encoding, &SystemRandom::new(), b"message", &mut bytes)
+                .unwrap();
+            bytes
+        };
+        let made: [(&'static dyn signature::RsaEncoding, SignatureAlgorithm); 6] = [
+            (
+                &signature::RSA_PKCS1_SHA256,
+                SignatureAlgorithm::Rsa(HashFunction::Sha256),
+            ),
+            (
+                &signature::RSA_PKCS1_SHA384,
+                SignatureAlgorithm::Rsa(HashFunction::Sha384),
+            ),
+            (
+                &signature::RSA_PKCS1_SHA512,
+                SignatureAlgorithm::Rsa(HashFunction::Sha512),
+            ),
+            (
+                &signature::RSA_PSS_SHA256,
+                SignatureAlgorithm::RsaPss(HashFunction::Sha256),
+            ),
+            (
+                &signature::RSA_PSS_SHA384,
+                SignatureAlgorithm::RsaPss(HashFunction::Sha384),
+            ),
+            (
+                &signature::RSA_PSS_SHA512,
+                SignatureAlgorithm::RsaPss(HashFunction::Sha512),
+            ),
+        ];
+        let others = [
+            SignatureAlgorithm::Ecdsa(HashFunction::Sha256),
+            SignatureAlgorithm::Ed25519,
+        ];
+        for (encoding, as_made) in made {
+            let bytes = sign(encoding);
+            for algorithm in made.iter().map(|(_, algorithm)| *algorithm).chain(others) {
+                let got = key.verify(algorithm, b"message", &bytes);
+                assert_eq!(got.is_ok(), algorithm == as_made, "{as_made:?} as {algorithm:?}");
+            }
+            assert_eq!(key.verify(as_made, b"massage", &bytes), Err(BadSignature));
+        }
+    }
 
     #[test]
     fn the_length_of_a_modulus_is_that_of_its_number() {

@@ -267,6 +267,83 @@ fn a_leaf_has_one_thing_wrong() {
     }
 }
 
+/// Made by hand from a good one. The signature no longer matches, but these are asked about before it is.
+#[test]
+fn a_certificate_of_another_form_is_refused_for_its_form() {
+    let root = Holder::root("root");
+    let leaf = root.issue(signer("leaf"));
+    let patched = |from: &[u8], to: &[u8], which: usize| {
+        let mut der = leaf.der.clone();
+        let found: Vec<usize> = (0..der.len()).filter(|&at| der[at..].starts_with(from)).collect();
+        let at = found[which];
+        der[at..at + to.len()].copy_from_slice(to);
+        der
+    };
+    let version = b"\xa0\x03\x02\x01\x02";
+    let ecdsa_sha256 = b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
+    let ecdsa_sha384 = b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03";
+    let longer = [leaf.der.as_slice(), b"\0"].concat();
+    let huge = vec![0x30; MAX_CERTIFICATE_BYTES + 1];
+    for (name, der, want) in [
+        (
+            "version 1, stated",
+            patched(version, b"\xa0\x03\x02\x01\x00", 0),
+            Flaw::Version,
+        ),
+        (
+            "version 2",
+            patched(version, b"\xa0\x03\x02\x01\x01", 0),
+            Flaw::Version,
+        ),
+        (
+            "version 4",
+            patched(version, b"\xa0\x03\x02\x01\x03", 0),
+            Flaw::Version,
+        ),
+        (
+            "another algorithm inside",
+            patched(ecdsa_sha256, ecdsa_sha384, 0),
+            Flaw::AlgorithmMismatch,
+        ),
+        (
+            "another algorithm outside",
+            patched(ecdsa_sha256, ecdsa_sha384, 1),
+            Flaw::AlgorithmMismatch,
+        ),
+        ("something behind it", longer, Flaw::NotDer),
+        ("nothing", vec![], Flaw::NotDer),
+        ("as large as may be", huge[1..].to_vec(), Flaw::NotDer),
+        (
+            "larger than may be",
+            huge,
+            Flaw::TooLarge {
+                bytes: MAX_CERTIFICATE_BYTES + 1,
+            },
+        ),
+    ] {
+        let anchor = root.anchor();
+        assert_eq!(flaw(anchor.verify(&der, &[], NOW).map(drop)), want, "{name}");
+        // As somebody else's issuer it is refused too, whether it can be read or not.
+        let stranger = Holder::root("stranger").issue(signer("x"));
+        assert!(anchor.verify(&stranger.der, &[der], NOW).is_err(), "{name}");
+    }
+}
+
+/// rcgen always writes the identifier of an authority's key, so this one is renamed to another extension.
+#[test]
+fn an_authority_says_which_key_it_has() {
+    let root = Holder::root("root");
+    let id = b"\x06\x03\x55\x1d\x0e".as_slice();
+    let at = root.der.windows(id.len()).position(|w| w == id).unwrap();
+    let mut der = root.der.clone();
+    der[at + 4] = 0x7f;
+    let mut nameless = Certificate::parse(&der).unwrap();
+    assert_eq!(nameless.check_issuer(NOW, 0), Err(Flaw::NoSubjectKeyId));
+    der[at + 4] = 0x0e;
+    nameless = Certificate::parse(&der).unwrap();
+    assert_eq!(nameless.check_issuer(NOW, 0), Ok(()));
+}
+
 #[test]
 fn a_leaf_may_be_what_published_leaves_are() {
     let root = Holder::root("root");
