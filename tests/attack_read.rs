@@ -999,3 +999,58 @@ fn many_small_files_keep_to_the_budget() {
         names.len()
     );
 }
+
+#[test]
+fn reading_ahead_in_a_hanging_file_does_not_stop_another_file() {
+    if !support::can_mount() {
+        return;
+    }
+    const READERS: u64 = 128;
+    let mut random = Random::from_seed(9);
+    let model = Signed::new(
+        Layout::shards(1 << 20),
+        &[("good", random.bytes(300_000)), ("hangs", random.bytes(64 << 20))],
+    );
+    let elsewhere = model.dir().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::remove_file(model.source("hangs")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("hangs"), model.source("hangs")).unwrap();
+    let gate = Arc::new(Gate::default());
+    let hangs = Arc::new(AtomicBool::new(false));
+    let (held, closed) = (Arc::clone(&hangs), Arc::clone(&gate));
+    let hanging: Vec<_> = model
+        .files
+        .iter()
+        .filter(|(name, _)| name == "hangs")
+        .cloned()
+        .collect();
+    let _source = Source::mount(
+        &elsewhere,
+        &hanging,
+        Box::new(move |ask| {
+            if held.load(Ordering::SeqCst) {
+                closed.pass();
+            }
+            Ok(ask.truth())
+        }),
+    );
+    let mounted = Mounted::with(&model, &["--allow-symlinks"]);
+    // More readers than there may be requests that the kernel makes on its own account, each elsewhere.
+    let open: Vec<File> = (0..READERS)
+        .map(|_| File::open(mounted.file("hangs")).unwrap())
+        .collect();
+    hangs.store(true, Ordering::SeqCst);
+    let readers: Vec<_> = (0..)
+        .zip(open)
+        .map(|(n, file)| std::thread::spawn(move || file.read_at(&mut [0; 100], n << 19)))
+        .collect();
+    sleep(Duration::from_millis(500));
+    let path = mounted.file("good");
+    let read = within(SOON, move || fs::read(path));
+    gate.open();
+    for reader in readers {
+        reader.join().unwrap().ok();
+    }
+    let read = read.expect("another file waits for what is read ahead in the one that hangs");
+    assert!(read.unwrap() == model.content("good"));
+}
