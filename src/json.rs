@@ -251,6 +251,70 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
+/// A list that is kept only if it has at most `N` elements.
+///
+/// A hostile list has millions, of which each takes several times its text in memory. What stands behind the
+/// `N`th is only counted.
+#[derive(Clone, Debug)]
+pub struct AtMost<T, const N: usize> {
+    kept: Vec<T>,
+    count: usize,
+}
+
+impl<T, const N: usize> AtMost<T, N> {
+    /// The whole list.
+    ///
+    /// # Errors
+    /// How many elements it has, when they are more than `N`.
+    pub fn all(self) -> Result<Vec<T>, usize> {
+        if self.count > N {
+            Err(self.count)
+        } else {
+            Ok(self.kept)
+        }
+    }
+}
+
+impl<T, const N: usize> Default for AtMost<T, N> {
+    fn default() -> Self {
+        Self {
+            kept: Vec::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for AtMost<T, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T, const N: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for ListVisitor<T, N> {
+    type Value = AtMost<T, N>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut list = AtMost::default();
+        while list.count < N {
+            match seq.next_element()? {
+                Some(element) => list.kept.push(element),
+                None => return Ok(list),
+            }
+            list.count += 1;
+        }
+        while seq.next_element::<Ignored>()?.is_some() {
+            list.count += 1;
+        }
+        Ok(list)
+    }
+}
+
 /// A field whose presence matters and whose value does not.
 pub type Ignored = IgnoredAny;
 
@@ -348,6 +412,23 @@ mod tests {
                 "{}: {got:?}",
                 Escaped(text.get(..40).unwrap_or(text))
             );
+        }
+    }
+
+    #[test]
+    fn a_list_is_kept_up_to_its_limit_and_counted_beyond() {
+        for (text, want) in [
+            ("[]", Ok(vec![])),
+            ("[1,2,3]", Ok(vec![1, 2, 3])),
+            ("[1,2,3,4]", Err(4)),
+            ("[1,2,3,{},\"x\"]", Err(5)),
+        ] {
+            let list: AtMost<u8, 3> = parse(text.as_bytes()).unwrap();
+            assert!(list.kept.len() <= 3);
+            assert_eq!(list.all(), want, "{text}");
+        }
+        for text in ["[1,2,{}]", "null", "{}", "1", "[1,2,3,4"] {
+            assert!(parse::<AtMost<u8, 3>>(text.as_bytes()).is_err(), "{text}");
         }
     }
 

@@ -26,6 +26,10 @@ use statement::Method;
 /// bounds its memory; the largest model known to have been signed has some thousands.
 pub const MAX_RESOURCES: usize = 2_000_000;
 
+/// Most paths that a manifest may leave out. They bound no file, so a real list has some ten; each costs memory
+/// as long as the mount serves.
+pub const MAX_IGNORED_PATHS: usize = 10_000;
+
 /// The name that stands for the model itself when the model is one file.
 const SELF_NAME: &str = ".";
 
@@ -97,7 +101,7 @@ impl Manifest {
         self.allow_symlinks
     }
 
-    /// What the signer left out. No signed file is one of these or lies beneath one.
+    /// What the signer left out, as it is listed. No signed file is one of these or lies beneath one.
     pub fn ignore_paths(&self) -> &[ModelPath] {
         &self.ignore_paths
     }

@@ -12,6 +12,10 @@ pub const MAX_COMPONENT_BYTES: usize = 255;
 /// Longest path in bytes: the kernel's `PATH_MAX`, counting its terminating NUL.
 pub const MAX_PATH_BYTES: usize = 4095;
 
+/// Most components of a path. Each may become a directory of its own that lives as long as the mount; real
+/// models have some ten levels. Without a limit one name of 4 KB makes two thousand directories.
+pub const MAX_COMPONENTS: usize = 128;
+
 /// A canonical path of a file, relative to the model's root, byte-exact and `/`-separated.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelPath(Box<str>);
@@ -33,6 +37,10 @@ impl ModelPath {
         }
         if name.starts_with('/') {
             return Err(PathError::Absolute);
+        }
+        let components = name.split('/').count();
+        if components > MAX_COMPONENTS {
+            return Err(PathError::TooManyComponents { components });
         }
         for component in name.split('/') {
             match component {
@@ -130,6 +138,11 @@ pub enum PathError {
         /// Its length in bytes.
         bytes: usize,
     },
+    /// The name has more components than [`MAX_COMPONENTS`].
+    TooManyComponents {
+        /// How many it has.
+        components: usize,
+    },
     /// The name is longer than [`MAX_PATH_BYTES`].
     TooLong {
         /// Its length in bytes.
@@ -151,6 +164,12 @@ impl fmt::Display for PathError {
                     "a component has {bytes} bytes, more than {MAX_COMPONENT_BYTES}"
                 )
             }
+            Self::TooManyComponents { components } => {
+                write!(
+                    f,
+                    "the name has {components} components, more than {MAX_COMPONENTS}"
+                )
+            }
             Self::TooLong { bytes } => write!(f, "the name has {bytes} bytes, more than {MAX_PATH_BYTES}"),
         }
     }
@@ -166,15 +185,18 @@ mod tests {
     fn only_canonical_names_are_taken() {
         let long = "x".repeat(MAX_COMPONENT_BYTES);
         let too_long = "x".repeat(MAX_COMPONENT_BYTES + 1);
-        let deep = "x/".repeat(MAX_PATH_BYTES / 2) + "x";
-        let too_deep = deep.clone() + "x";
-        assert_eq!(deep.len(), MAX_PATH_BYTES);
+        let whole = vec![long.as_str(); MAX_PATH_BYTES.div_ceil(long.len() + 1)].join("/");
+        let too_much = whole.clone() + "x";
+        assert_eq!(whole.len(), MAX_PATH_BYTES);
+        let deep = "x/".repeat(MAX_COMPONENTS - 1) + "x";
+        let too_deep = deep.clone() + "/x";
         let cases: &[(&str, Option<PathError>)] = &[
             ("a", None),
             ("a/b.bin", None),
             ("...", None),
             ("a b\n\t\\*", None),
             (&long, None),
+            (&whole, None),
             (&deep, None),
             ("", Some(PathError::Empty)),
             ("/a", Some(PathError::Absolute)),
@@ -194,6 +216,12 @@ mod tests {
             ),
             (
                 &too_deep,
+                Some(PathError::TooManyComponents {
+                    components: MAX_COMPONENTS + 1,
+                }),
+            ),
+            (
+                &too_much,
                 Some(PathError::TooLong {
                     bytes: MAX_PATH_BYTES + 1,
                 }),

@@ -111,16 +111,34 @@ impl Policy {
     /// The most specific rule for a model.
     ///
     /// # Errors
-    /// A model that no rule covers is refused.
+    /// A model that no rule covers is refused, and one that was reached by a link from where another rule
+    /// holds: who may put the link there is not who may say which signer is good enough.
     pub fn rule_for(&self, model: &ModelLocation) -> Result<&Rule, PolicyError> {
+        let rule = self.covering(model.path()).ok_or_else(|| PolicyError::NoRule {
+            policy: self.path.clone(),
+            model: model.path().to_path_buf(),
+        })?;
+        for name in model.names() {
+            if let Some(other) = self.covering(name)
+                && !std::ptr::eq(other, rule)
+            {
+                return Err(PolicyError::LinkBetweenRules {
+                    policy: self.path.clone(),
+                    link: name.clone(),
+                    demanded: other.scope.clone(),
+                    model: model.path().to_path_buf(),
+                    scope: rule.scope.clone(),
+                });
+            }
+        }
+        Ok(rule)
+    }
+
+    fn covering(&self, path: &Path) -> Option<&Rule> {
         self.rules
             .iter()
-            .filter(|rule| rule.scope.matches(model.path()))
+            .filter(|rule| rule.scope.matches(path))
             .max_by(|a, b| a.scope.specificity(&b.scope))
-            .ok_or_else(|| PolicyError::NoRule {
-                policy: self.path.clone(),
-                model: model.path().to_path_buf(),
-            })
     }
 }
 
@@ -250,6 +268,15 @@ fn refuse_ambiguity(rules: &[Rule]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// A scope that covers this model and no other, as a line of a policy may quote it. There is none where the path
+/// holds a `*`, or a character that a person or TOML would read in another way: whoever named the folder could
+/// have the operator admit something else.
+fn scope_of(model: &Path) -> Option<&str> {
+    let text = model.to_str()?;
+    let plain = !text.contains(['*', '"']) && Escaped(text.as_bytes()).to_string() == text;
+    plain.then_some(text)
+}
+
 /// Why there is no rule for a model.
 #[derive(Debug)]
 pub enum PolicyError {
@@ -275,6 +302,19 @@ pub enum PolicyError {
         policy: PathBuf,
         /// The model.
         model: PathBuf,
+    },
+    /// The model was reached by a link from where another rule holds.
+    LinkBetweenRules {
+        /// The policy.
+        policy: PathBuf,
+        /// The name that led to it.
+        link: PathBuf,
+        /// The scope of the rule for that name.
+        demanded: Scope,
+        /// The model.
+        model: PathBuf,
+        /// The scope of the rule for the model.
+        scope: Scope,
     },
 }
 
@@ -367,13 +407,34 @@ impl fmt::Display for PolicyError {
             Self::NamedFile { policy, fault } => write!(f, "policy {} refused: {fault}", shown(policy)),
             Self::Content { policy, fault } => write!(f, "policy {} refused: {fault}", shown(policy)),
             Self::NoRule { policy, model } => {
-                let model = shown(model);
                 write!(
                     f,
-                    "no rule of the policy {} covers {model}: add a [[rule]] with scope = \"{model}\" and the signers to accept",
-                    shown(policy)
-                )
+                    "no rule of the policy {} covers {}: ",
+                    shown(policy),
+                    shown(model)
+                )?;
+                match scope_of(model) {
+                    Some(scope) => write!(
+                        f,
+                        "add a [[rule]] with scope = \"{scope}\" and the signers to accept"
+                    ),
+                    None => write!(f, "no scope can name it alone, rename it first"),
+                }
             }
+            Self::LinkBetweenRules {
+                policy,
+                link,
+                demanded,
+                model,
+                scope,
+            } => write!(
+                f,
+                "{} leads to {} through a link, and the policy {} has one rule for {demanded} and another for {scope}: \
+                 name the model without the link, if it is the one that you want",
+                shown(link),
+                shown(model),
+                shown(policy)
+            ),
         }
     }
 }
@@ -447,7 +508,7 @@ impl std::error::Error for PolicyError {
                 | Fault::UnknownCa { .. }
                 | Fault::Ambiguous { .. } => None,
             },
-            Self::NoRule { .. } => None,
+            Self::NoRule { .. } | Self::LinkBetweenRules { .. } => None,
         }
     }
 }
@@ -458,6 +519,7 @@ mod tests {
     use std::error::Error as _;
     use std::fs;
     use std::fs::Permissions;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     /// A folder with a policy and what it names, and a model outside of it.
@@ -589,6 +651,69 @@ mod tests {
             empty.load().unwrap().rule_for(&empty.model("acme")),
             Err(PolicyError::NoRule { .. })
         ));
+    }
+
+    #[test]
+    fn a_link_does_not_choose_the_rule() {
+        let acme = rule("$/acme/**", LAB);
+        let other = rule("$/other", LAB);
+        let scene = Scene::new(&[HEAD, ROOTS, &acme, &other].concat());
+        let policy = scene.load().unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, scene.path(name)).unwrap();
+        };
+        link("../other", "models/acme/moved");
+        link("acme/moved", "models/unruled");
+        link("a", "models/acme/current");
+        link("other", "models/alias");
+        for model in ["acme/current", "acme/../other", "alias", "acme/a"] {
+            assert!(policy.rule_for(&scene.model(model)).is_ok(), "{model}");
+        }
+        for model in ["acme/moved", "unruled", "acme/moved/../other"] {
+            let error = policy.rule_for(&scene.model(model)).unwrap_err();
+            assert!(
+                matches!(error, PolicyError::LinkBetweenRules { .. }),
+                "{model}: {error}"
+            );
+        }
+        let error = policy.rule_for(&scene.model("unruled")).unwrap_err();
+        assert_eq!(
+            scene.plain(&error),
+            "/models/acme/moved leads to /models/other through a link, and the policy /etc/policy.toml has one rule for \
+             /models/acme/** and another for /models/other: name the model without the link, if it is the one that you want"
+        );
+    }
+
+    #[test]
+    fn a_proposed_scope_is_the_models_path_and_no_pattern() {
+        let proposed = |path: &[u8]| {
+            let path = Path::new(std::ffi::OsStr::from_bytes(path));
+            scope_of(path).map(str::to_owned)
+        };
+        for path in ["/srv/a", "/", "/srv/a b/\u{e4}'[?]"] {
+            assert_eq!(proposed(path.as_bytes()).as_deref(), Some(path));
+            let scope = Scope::parse(path).unwrap();
+            assert!(scope.matches(Path::new(path)));
+        }
+        for path in [
+            b"/srv/**".as_slice(),
+            b"/srv/a*/b",
+            b"/srv/\"a",
+            b"/srv/a\\n",
+            b"/srv/\xff",
+            "/srv/\u{9b}".as_bytes(),
+            b"/srv/a\nb",
+        ] {
+            assert_eq!(proposed(path), None, "{}", Escaped(path));
+        }
+        let error = PolicyError::NoRule {
+            policy: "/p".into(),
+            model: "/srv/**".into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "no rule of the policy /p covers /srv/**: no scope can name it alone, rename it first"
+        );
     }
 
     #[test]

@@ -269,7 +269,8 @@ fn inode_of(index: Index) -> u64 {
 /// Grows the nodes from paths.
 struct Builder {
     nodes: Vec<Node>,
-    directories: HashMap<Box<str>, Index>,
+    /// By parent and name, so that a directory costs its name and not the whole path to it.
+    directories: HashMap<(Index, Box<str>), Index>,
 }
 
 impl Builder {
@@ -281,13 +282,17 @@ impl Builder {
         };
         Self {
             nodes: vec![root],
-            directories: HashMap::from([("".into(), 0)]),
+            directories: HashMap::new(),
         }
     }
 
     fn add(&mut self, path: &ModelPath, content: Content) -> Result<(), BindError> {
-        let (parent, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
-        let parent = self.directory(parent)?;
+        let mut components = path.components();
+        let name = components.next_back().unwrap_or_default();
+        let mut parent = 0;
+        for component in components {
+            parent = self.directory(parent, component)?;
+        }
         self.push(parent, name, content).map(drop)
     }
 
@@ -315,25 +320,13 @@ impl Builder {
         self.add(path, content)
     }
 
-    fn directory(&mut self, path: &str) -> Result<Index, BindError> {
-        if let Some(&index) = self.directories.get(path) {
+    fn directory(&mut self, parent: Index, name: &str) -> Result<Index, BindError> {
+        let key = (parent, name.into());
+        if let Some(&index) = self.directories.get(&key) {
             return Ok(index);
         }
-        // Deepest known directory first, then down: paths are long at most, never deep on a stack.
-        let mut missing = vec![path];
-        let mut index = loop {
-            let path = missing.last().copied().unwrap_or("");
-            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-            match self.directories.get(parent) {
-                Some(&index) => break index,
-                None => missing.push(parent),
-            }
-        };
-        while let Some(path) = missing.pop() {
-            let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-            index = self.push(index, name, Content::Directory(Vec::new()))?;
-            self.directories.insert(path.into(), index);
-        }
+        let index = self.push(parent, name, Content::Directory(Vec::new()))?;
+        self.directories.insert(key, index);
         Ok(index)
     }
 

@@ -26,6 +26,7 @@ use crate::manifest::SignedFile;
 use crate::path::Escaped;
 use crate::path::ModelPath;
 use crate::trust::bundle::Material;
+use crate::trust::dsse::Digests;
 use crate::trust::dsse::Envelope;
 use crate::trust::dsse::Scheme;
 
@@ -111,9 +112,10 @@ impl TrustAnchors {
                 hint: hint.to_owned(),
             });
         }
+        let mut digests = Digests::of(envelope);
         let mut refusal = TrustError::BadSignature { keys: keys.len() };
         for key in keys {
-            match self.verify_envelope(envelope, key, Scheme::LegacyKey) {
+            match self.verify_envelope(&mut digests, key, Scheme::LegacyKey) {
                 Ok(format) => {
                     let signer = Signer::Key {
                         fingerprint: key.fingerprint().to_owned(),
@@ -144,7 +146,8 @@ impl TrustAnchors {
         for anchor in &self.certificates {
             match anchor.verify(leaf, rest, now) {
                 Ok(leaf) => {
-                    let format = self.verify_envelope(envelope, leaf.key(), Scheme::LegacyCertificate)?;
+                    let mut digests = Digests::of(envelope);
+                    let format = self.verify_envelope(&mut digests, leaf.key(), Scheme::LegacyCertificate)?;
                     return Ok((leaf.into_signer(), format));
                 }
                 Err(refusal) => refusals.push(refusal),
@@ -157,14 +160,14 @@ impl TrustAnchors {
     /// borrow the other's meaning.
     fn verify_envelope(
         &self,
-        envelope: &Envelope,
+        digests: &mut Digests<'_>,
         key: &PublicKey,
         legacy: Scheme,
     ) -> Result<Format, TrustError> {
-        if envelope.verify(key, Scheme::V1).is_ok() {
+        if digests.verify(key, Scheme::V1).is_ok() {
             return Ok(Format::V1);
         }
-        match envelope.verify(key, legacy) {
+        match digests.verify(key, legacy) {
             Ok(()) if self.legacy => Ok(Format::LegacyV02),
             Ok(()) => Err(TrustError::LegacyFormat),
             Err(_) => Err(TrustError::BadSignature { keys: 1 }),

@@ -490,28 +490,40 @@ fn a_file_is_readable_again_once_threads_can_be_started_again() {
         return;
     }
     let model = three();
-    let mounted = Mounted::new(&model);
-    // An empty file would have started threads; here there are none of the engine's yet. Address space for
-    // the heap but not for a stack stands for a container that may have no further task.
-    let limit = |space: &str| {
-        done(Command::new("prlimit").args(["--pid", &mounted.pid().to_string(), &format!("--as={space}")]));
-    };
-    // All threads that serving itself takes are there by then.
-    sleep(Duration::from_millis(500));
-    let taken = memory(mounted.pid(), "VmSize:") * 1024;
-    limit(&format!("{}:unlimited", taken + (240 << 10)));
-    let path = mounted.file("c.json");
-    let refused = within(SOON, move || {
-        // More often than a file may have threads.
-        (0..4).filter(|_| File::open(&path).is_err()).count()
+    // Address space for the heap but not for a stack stands for a container that may have no further task. Where
+    // the heap grows first, the server ends for want of memory, which is not what this is about.
+    let survived = (0..20).any(|_| {
+        let mut mounted = Mounted::new(&model);
+        let limit = |space: &str| {
+            let pid = mounted.pid().to_string();
+            Command::new("prlimit")
+                .args(["--pid", &pid, &format!("--as={space}")])
+                .status()
+                .ok();
+        };
+        // All threads that serving itself takes are there by then.
+        sleep(Duration::from_millis(300));
+        let taken = memory(mounted.pid(), "VmSize:") * 1024;
+        limit(&format!("{}:unlimited", taken + (240 << 10)));
+        let path = mounted.file("c.json");
+        let refused = within(SOON, move || {
+            // More often than a file may have threads.
+            (0..4).filter(|_| File::open(&path).is_err()).count()
+        });
+        limit("unlimited:unlimited");
+        if mounted.ended().is_some() {
+            support::mounted::unmount_lazily(mounted.path());
+            return false;
+        }
+        assert_eq!(refused, Some(4), "without threads each reader gets an error");
+        let path = mounted.file("c.json");
+        let read = within(SOON, move || fs::read(path));
+        // The reader that hangs goes with the mount.
+        let read = read.expect("the file hangs for ever after threads were short");
+        assert!(read.unwrap() == model.content("c.json"));
+        true
     });
-    limit("unlimited:unlimited");
-    assert_eq!(refused, Some(4), "without threads each reader gets an error");
-    let path = mounted.file("c.json");
-    let read = within(SOON, move || fs::read(path));
-    // The reader that hangs goes with the mount.
-    let read = read.expect("the file hangs for ever after threads were short");
-    assert!(read.unwrap() == model.content("c.json"));
+    assert!(survived, "the server never outlived the shortage");
 }
 
 #[test]
@@ -744,7 +756,7 @@ fn many_files_of_a_hanging_source_do_not_stop_another_file() {
             Ok(ask.truth())
         }),
     );
-    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "8"]);
+    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "2"]);
     let readers: Vec<_> = (0..FILES)
         .map(|n| {
             let path = mounted.file(&format!("f{n}"));
@@ -784,7 +796,7 @@ fn closing_many_files_of_a_hanging_source_does_not_stop_another_file() {
             }
         }),
     );
-    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "8"]);
+    let mounted = Mounted::with(&model, &["--allow-symlinks", "--threads", "2"]);
     let open: Vec<File> = (0..FILES)
         .map(|n| File::open(mounted.file(&format!("f{n}"))).unwrap())
         .collect();

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use super::MAX_IGNORED_PATHS;
 use super::MAX_SHARD_SIZE;
 use crate::digest::Algorithm;
 use crate::digest::Digest;
@@ -86,6 +87,11 @@ pub enum ManifestError {
         found: usize,
         /// How many there may be.
         limit: usize,
+    },
+    /// More ignored paths than [`MAX_IGNORED_PATHS`].
+    TooManyIgnoredPaths {
+        /// How many there are.
+        found: usize,
     },
     /// A resource's algorithm is not that of the manifest.
     AlgorithmMismatch {
@@ -236,6 +242,12 @@ impl fmt::Display for ManifestError {
             Self::NoResources => write!(f, "the manifest lists no resources"),
             Self::TooManyResources { found, limit } => {
                 write!(f, "the manifest lists {found} resources, more than {limit}")
+            }
+            Self::TooManyIgnoredPaths { found } => {
+                write!(
+                    f,
+                    "the manifest ignores {found} paths, more than {MAX_IGNORED_PATHS}"
+                )
             }
             Self::AlgorithmMismatch {
                 name,

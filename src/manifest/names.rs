@@ -33,6 +33,8 @@ pub(super) fn refuse_conflicts(files: &[SignedFile]) -> Result<(), ManifestError
 pub(super) fn refuse_ignored(files: &[SignedFile], ignored: &[ModelPath]) -> Result<(), ManifestError> {
     let mut sorted: Vec<&ModelPath> = ignored.iter().collect();
     sorted.sort();
+    // One that is listed often would be compared as often with every file.
+    sorted.dedup();
     let mut sorted = sorted.into_iter().peekable();
     let mut walk = Walk::default();
     for file in files {

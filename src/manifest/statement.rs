@@ -5,11 +5,14 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde::Deserializer;
 
+use super::MAX_IGNORED_PATHS;
+use super::MAX_RESOURCES;
 use super::MAX_SHARD_SIZE;
 use super::ManifestError;
 use crate::digest::Algorithm;
 use crate::digest::Digest;
 use crate::json;
+use crate::json::AtMost;
 use crate::json::Ignored;
 use crate::json::JsonError;
 use crate::json::Object;
@@ -60,10 +63,13 @@ impl StatedRoot {
 /// Reads a statement with the current predicate.
 pub(super) fn read_v1(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), ManifestError> {
     let statement: Statement<'_, Object<Predicate<'_>>> = Statement::parse(payload, PREDICATE_V1)?;
-    let [Object(subject)] =
-        <[_; 1]>::try_from(statement.subject).map_err(|subjects| ManifestError::SubjectCount {
-            found: subjects.len(),
-        })?;
+    let subjects = statement
+        .subject
+        .all()
+        .map_err(|found| ManifestError::SubjectCount { found })?;
+    let [Object(subject)] = <[_; 1]>::try_from(subjects).map_err(|subjects| ManifestError::SubjectCount {
+        found: subjects.len(),
+    })?;
     if subject.name.is_empty() {
         return Err(ManifestError::EmptySubjectName);
     }
@@ -77,7 +83,10 @@ pub(super) fn read_v1(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), Manif
         method: serialization.method()?,
         allow_symlinks: serialization.allow_symlinks,
         ignore_paths: serialization.ignore_paths()?,
-        resources: predicate.resources.into_iter().map(|Object(r)| r).collect(),
+        resources: resources(predicate.resources)?
+            .into_iter()
+            .map(|Object(r)| r)
+            .collect(),
     };
     Ok((listing, StatedRoot::Subject(root)))
 }
@@ -92,13 +101,19 @@ pub(super) fn read_legacy(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), M
         method: Method::Files,
         allow_symlinks: false,
         ignore_paths: Vec::new(),
-        resources: statement
-            .subject
+        resources: resources(statement.subject)?
             .into_iter()
             .map(Resource::from_subject)
             .collect(),
     };
     Ok((listing, StatedRoot::NotInFormat))
+}
+
+fn resources<T>(listed: AtMost<T, MAX_RESOURCES>) -> Result<Vec<T>, ManifestError> {
+    listed.all().map_err(|found| ManifestError::TooManyResources {
+        found,
+        limit: MAX_RESOURCES,
+    })
 }
 
 #[derive(Deserialize)]
@@ -108,7 +123,7 @@ struct Statement<'a, P> {
     #[serde(rename = "predicateType", borrow)]
     predicate_type: Cow<'a, str>,
     #[serde(borrow)]
-    subject: Vec<Object<Subject<'a>>>,
+    subject: AtMost<Object<Subject<'a>>, MAX_RESOURCES>,
     predicate: P,
 }
 
@@ -185,7 +200,7 @@ struct Predicate<'a> {
     #[serde(borrow)]
     serialization: Object<Serialization<'a>>,
     #[serde(borrow)]
-    resources: Vec<Object<Resource<'a>>>,
+    resources: AtMost<Object<Resource<'a>>, MAX_RESOURCES>,
 }
 
 #[derive(Deserialize)]
@@ -198,7 +213,7 @@ struct Serialization<'a> {
     #[serde(default, deserialize_with = "present")]
     shard_size: Option<serde_json::Number>,
     #[serde(default)]
-    ignore_paths: Vec<String>,
+    ignore_paths: AtMost<String, MAX_IGNORED_PATHS>,
 }
 
 impl Serialization<'_> {
@@ -225,14 +240,12 @@ impl Serialization<'_> {
         }
     }
 
-    fn ignore_paths(&self) -> Result<Vec<ModelPath>, ManifestError> {
-        let parse = |name: &String| {
-            ModelPath::parse(name).map_err(|cause| ManifestError::IgnorePath {
-                name: name.clone(),
-                cause,
-            })
-        };
-        self.ignore_paths.iter().map(parse).collect()
+    fn ignore_paths(self) -> Result<Vec<ModelPath>, ManifestError> {
+        let names = self.ignore_paths.all();
+        let names = names.map_err(|found| ManifestError::TooManyIgnoredPaths { found })?;
+        let parse =
+            |name: String| ModelPath::parse(&name).map_err(|cause| ManifestError::IgnorePath { name, cause });
+        names.into_iter().map(parse).collect()
     }
 }
 

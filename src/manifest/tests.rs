@@ -829,6 +829,23 @@ fn a_manifest_may_list_as_many_resources_as_the_limit_and_no_more() {
     );
 }
 
+#[test]
+fn a_manifest_may_ignore_as_many_paths_as_the_limit_and_no_more() {
+    let ignoring = |count: usize| {
+        with(
+            files(&["ab"]),
+            "/predicate/serialization/ignore_paths",
+            vec!["a"; count],
+        )
+    };
+    let manifest = parse(&ignoring(MAX_IGNORED_PATHS)).unwrap();
+    assert_eq!(manifest.ignore_paths().len(), MAX_IGNORED_PATHS);
+    assert_eq!(
+        refusal(parse(&ignoring(MAX_IGNORED_PATHS + 1))),
+        "the manifest ignores 10001 paths, more than 10000"
+    );
+}
+
 /// Names that meet each other often, in the orders that bytes and components tell apart.
 fn any_path() -> impl Strategy<Value = String> {
     let component = prop_oneof![

@@ -1,23 +1,31 @@
 //! Where the model lies that is about to be trusted, and where the policy is looked for.
 //!
 //! A [`ModelLocation`] is canonical: no link, `.` or `..` is left in it, so a scope cannot be dodged by
-//! spelling a path in another way. It also knows the model's folder itself, whatever its name, so that
-//! nothing that says what is trusted can come from inside.
+//! spelling a path in another way. It also knows every name that the way to the model goes by, so that who
+//! may put a link in a model's place cannot choose the scope either; and the model's folder itself, whatever
+//! its name, so that nothing that says what is trusted can come from inside.
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
 use super::file::FileError;
 
+/// Most links on the way to a model: the kernel's own limit (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
 /// The canonical place of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelLocation {
     path: PathBuf,
+    /// The names by which it was reached, as it was named and after each link; absolute, without `..`.
+    names: Vec<PathBuf>,
     /// Device and inode of the model; `None` when only a bundle is known and no model.
     model: Option<(u64, u64)>,
 }
@@ -28,9 +36,10 @@ impl ModelLocation {
     /// # Errors
     /// The model must exist and be reachable.
     pub fn of_model(model: &Path) -> Result<Self, FileError> {
-        let (path, metadata) = resolve(model)?;
+        let (path, names, metadata) = resolve(model)?;
         Ok(Self {
             path,
+            names,
             model: Some(identity(&metadata)),
         })
     }
@@ -41,10 +50,11 @@ impl ModelLocation {
     /// # Errors
     /// The bundle must exist and be reachable.
     pub fn of_bundle(bundle: &Path) -> Result<Self, FileError> {
-        let (path, _) = resolve(bundle)?;
-        let folder = path.parent().unwrap_or(&path);
+        let (path, names, _) = resolve(bundle)?;
+        let folder = |path: &Path| path.parent().unwrap_or(path).to_path_buf();
         Ok(Self {
-            path: folder.to_path_buf(),
+            path: folder(&path),
+            names: names.iter().map(|name| folder(name)).collect(),
             model: None,
         })
     }
@@ -52,6 +62,12 @@ impl ModelLocation {
     /// The canonical absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The names by which it was reached: what was asked for, then what each link on the way made of it.
+    /// Whoever may replace one of them by a link leads to another model.
+    pub(super) fn names(&self) -> &[PathBuf] {
+        &self.names
     }
 
     /// Whether a file or folder is the model itself, through whichever name it was reached.
@@ -64,14 +80,60 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn resolve(path: &Path) -> Result<(PathBuf, Metadata), FileError> {
+fn resolve(path: &Path) -> Result<(PathBuf, Vec<PathBuf>, Metadata), FileError> {
     let io = |source| FileError::Io {
         path: path.to_path_buf(),
         source,
     };
-    let path = fs::canonicalize(path).map_err(io)?;
-    let metadata = fs::metadata(&path).map_err(io)?;
-    Ok((path, metadata))
+    let canonical = fs::canonicalize(path).map_err(io)?;
+    let (end, names) = follow(path).map_err(io)?;
+    if end != canonical {
+        return Err(io(io::Error::other("it has moved while it was looked at")));
+    }
+    let metadata = fs::metadata(&canonical).map_err(io)?;
+    Ok((canonical, names, metadata))
+}
+
+/// Goes to a path as the kernel does, link by link: where it ends, and each name on the way.
+fn follow(path: &Path) -> io::Result<(PathBuf, Vec<PathBuf>)> {
+    let path = std::path::absolute(path)?;
+    let mut at = PathBuf::from("/");
+    // The next name last.
+    let mut rest: Vec<OsString> = path.iter().rev().map(OsStr::to_owned).collect();
+    let mut names = vec![without_dots(&path)];
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        match fs::read_link(&next) {
+            Ok(target) => {
+                if names.len() > MAX_LINKS {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                rest.extend(target.iter().rev().map(OsStr::to_owned));
+                names.push(without_dots(&at.join(rest.iter().rev().collect::<PathBuf>())));
+            }
+            // It is there and no link.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => at = next,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((at, names))
+}
+
+/// An absolute path as it reads: `..` takes back the name before it, whatever that is on disk.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            name => plain.push(name),
+        }
+    }
+    plain
 }
 
 /// The policy file for the whole machine.
@@ -158,6 +220,36 @@ mod tests {
             ModelLocation::of_model(&root.join("nowhere")),
             Err(FileError::Io { path, .. }) if path == root.join("nowhere")
         ));
+    }
+
+    #[test]
+    fn every_name_on_the_way_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let at = |name: &str| root.join(name);
+        fs::create_dir_all(at("blobs/deep/a")).unwrap();
+        fs::write(at("blobs/deep/a/model.sig"), "").unwrap();
+        symlink("blobs/deep", at("models")).unwrap();
+        symlink(at("models/a"), at("release")).unwrap();
+        symlink("../release", at("blobs/up")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        let cases: &[(&str, &[&str])] = &[
+            ("blobs/deep/a", &["blobs/deep/a"]),
+            ("blobs/deep/../deep/./a/", &["blobs/deep/a"]),
+            ("models/a", &["models/a", "blobs/deep/a"]),
+            ("models/../deep/a", &["deep/a", "blobs/deep/a"]),
+            ("release", &["release", "models/a", "blobs/deep/a"]),
+            ("blobs/up", &["blobs/up", "release", "models/a", "blobs/deep/a"]),
+        ];
+        for (spelling, want) in cases {
+            let want: Vec<PathBuf> = want.iter().map(|name| at(name)).collect();
+            let (end, names) = follow(&at(spelling)).unwrap();
+            assert_eq!((end, names), (at("blobs/deep/a"), want.clone()), "{spelling}");
+            let bundle = ModelLocation::of_bundle(&at(spelling).join("model.sig")).unwrap();
+            assert_eq!(bundle.names(), want, "{spelling}");
+        }
+        let endless = follow(&at("loop")).unwrap_err();
+        assert_eq!(endless.raw_os_error(), Some(libc::ELOOP));
     }
 
     #[test]

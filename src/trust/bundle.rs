@@ -10,6 +10,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use crate::json;
+use crate::json::AtMost;
 use crate::json::Ignored;
 use crate::json::JsonError;
 use crate::json::Object;
@@ -228,16 +229,14 @@ impl PublicKeyText<'_> {
 #[serde(deny_unknown_fields)]
 struct ChainText<'a> {
     #[serde(borrow, default)]
-    certificates: Vec<Object<CertificateText<'a>>>,
+    certificates: AtMost<Object<CertificateText<'a>>, MAX_BUNDLE_CERTIFICATES>,
 }
 
 impl ChainText<'_> {
     fn parse(self) -> Result<Material, BundleError> {
-        let count = self.certificates.len();
-        if count > MAX_BUNDLE_CERTIFICATES {
-            return Err(BundleError::TooManyCertificates { count });
-        }
-        let mut certificates = self.certificates.into_iter().enumerate();
+        let certificates = self.certificates.all();
+        let certificates = certificates.map_err(|count| BundleError::TooManyCertificates { count })?;
+        let mut certificates = certificates.into_iter().enumerate();
         let Some((_, leaf)) = certificates.next() else {
             return Err(BundleError::EmptyChain);
         };
@@ -271,7 +270,7 @@ struct EnvelopeText<'a> {
     #[serde(borrow)]
     payload_type: Cow<'a, str>,
     #[serde(borrow, default)]
-    signatures: Vec<Object<SignatureText<'a>>>,
+    signatures: AtMost<Object<SignatureText<'a>>, 1>,
 }
 
 impl EnvelopeText<'_> {
@@ -283,10 +282,10 @@ impl EnvelopeText<'_> {
         }
         // The bundle's own definition: a client must reject any other number. With two, programs would
         // differ about which one counts.
-        let [Object(signature)] = self.signatures.as_slice() else {
-            return Err(BundleError::SignatureCount {
-                count: self.signatures.len(),
-            });
+        let signature = match self.signatures.all().map(|mut only| only.pop()) {
+            Ok(Some(Object(signature))) => signature,
+            Ok(None) => return Err(BundleError::SignatureCount { count: 0 }),
+            Err(count) => return Err(BundleError::SignatureCount { count }),
         };
         Envelope::parse(&self.payload, &signature.sig).map_err(BundleError::Envelope)
     }

@@ -6,6 +6,7 @@
 //! are no system roots. Revocation is not looked up: there is no network here.
 
 mod certificate;
+mod der;
 mod identity;
 mod name;
 mod signature;
@@ -429,6 +430,25 @@ impl ChainError {
     }
 }
 
+/// Most characters of a certificate's text in one message. A name may have tens of thousands, and nobody
+/// need have signed it.
+const MAX_SHOWN_CHARS: usize = 512;
+
+/// Most names of a certificate in one message.
+const MAX_SHOWN_NAMES: usize = 16;
+
+/// A text's beginning, and how long the whole is where that is not all.
+pub(super) fn beginning(text: &str) -> (&str, String) {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((at, _)) => (
+            // An escape that is cut in two must not swallow the quote behind it.
+            text.get(..at).unwrap_or_default().trim_end_matches('\\'),
+            format!("... ({} bytes)", text.len()),
+        ),
+        None => (text, String::new()),
+    }
+}
+
 /// A name from a certificate, for a message; see [`Name::as_str`] for why it is safe to print.
 struct Shown<'a>(&'a str);
 
@@ -436,7 +456,10 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             "" => f.write_str("without a subject"),
-            name => f.write_str(name),
+            name => {
+                let (beginning, rest) = beginning(name);
+                write!(f, "{beginning}{rest}")
+            }
         }
     }
 }
@@ -485,15 +508,19 @@ impl fmt::Display for ChainError {
             ),
             Self::OtherIdentity { wanted, found } => {
                 write!(f, "the signer's certificate is not for {wanted} but for ")?;
-                for (at, name) in found.iter().enumerate() {
+                for (at, name) in found.iter().take(MAX_SHOWN_NAMES).enumerate() {
                     let comma = if at == 0 { "" } else { ", " };
                     // RFC 4514 escapes quotes in a subject already; it stays as a policy would have it.
+                    let (beginning, rest) = beginning(name);
                     match name.starts_with("subject:") {
-                        true => write!(f, "{comma}\"{name}\"")?,
-                        false => write!(f, "{comma}{}", quoted(name))?,
+                        true => write!(f, "{comma}\"{beginning}\"{rest}")?,
+                        false => write!(f, "{comma}{}{rest}", quoted(beginning))?,
                     }
                 }
-                Ok(())
+                match found.len().checked_sub(MAX_SHOWN_NAMES) {
+                    None | Some(0) => Ok(()),
+                    Some(more) => write!(f, " and {more} more"),
+                }
             }
         }
     }

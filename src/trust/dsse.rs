@@ -61,16 +61,6 @@ impl Envelope {
         self.pae.get(self.payload_at..).unwrap_or_default()
     }
 
-    /// Checks the signature.
-    pub(super) fn verify(&self, key: &PublicKey, scheme: Scheme) -> Result<(), BadSignature> {
-        let digest = match scheme {
-            Scheme::V1 => key.curve().hash_function().digest(&self.pae),
-            Scheme::LegacyKey => self.legacy_digest(key.curve().hash_function()),
-            Scheme::LegacyCertificate => self.legacy_digest(HashFunction::Sha256),
-        };
-        key.verify_digest(&digest, &self.signature)
-    }
-
     /// The digest of what v0.2 signed: the payload as Python prints a bytes object (OMS 11, `pae_compat`).
     /// It may be four times the payload, so it is hashed as it is made.
     fn legacy_digest(&self, hash: HashFunction) -> Digest {
@@ -79,6 +69,53 @@ impl Envelope {
         context.update(header("DSSEV1", payload.len()).as_bytes());
         python_repr(payload, |piece| context.update(piece));
         context.finish()
+    }
+}
+
+/// The digests of one envelope, each made when it is first asked for and then kept: a payload may have 256 MiB,
+/// and many keys may be tried.
+pub(super) struct Digests<'a> {
+    envelope: &'a Envelope,
+    made: Vec<(Encoding, HashFunction, Digest)>,
+}
+
+/// How the payload becomes the bytes that are hashed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    V1,
+    Legacy,
+}
+
+impl<'a> Digests<'a> {
+    /// Of this envelope; none is made yet.
+    pub(super) fn of(envelope: &'a Envelope) -> Self {
+        Self {
+            envelope,
+            made: Vec::new(),
+        }
+    }
+
+    /// Checks the envelope's signature.
+    pub(super) fn verify(&mut self, key: &PublicKey, scheme: Scheme) -> Result<(), BadSignature> {
+        let (encoding, hash) = match scheme {
+            Scheme::V1 => (Encoding::V1, key.curve().hash_function()),
+            Scheme::LegacyKey => (Encoding::Legacy, key.curve().hash_function()),
+            Scheme::LegacyCertificate => (Encoding::Legacy, HashFunction::Sha256),
+        };
+        key.verify_digest(&self.digest(encoding, hash), &self.envelope.signature)
+    }
+
+    fn digest(&mut self, encoding: Encoding, hash: HashFunction) -> Digest {
+        let known = self.made.iter().find(|(e, h, _)| (*e, *h) == (encoding, hash));
+        if let Some((.., digest)) = known {
+            return *digest;
+        }
+        let digest = match encoding {
+            Encoding::V1 => hash.digest(&self.envelope.pae),
+            Encoding::Legacy => self.envelope.legacy_digest(hash),
+        };
+        self.made.push((encoding, hash, digest));
+        digest
     }
 }
 
@@ -109,11 +146,19 @@ fn python_repr(bytes: &[u8], mut write: impl FnMut(&[u8])) {
             [b'\n'] => write(b"\\n"),
             [b'\r'] => write(b"\\r"),
             [b] if b == quote || b == b'\\' => write(&[b'\\', b]),
-            [b] if !plain(b) => write(format!("\\x{b:02x}").as_bytes()),
+            // Without an allocation each: a hostile payload may be of nothing else.
+            [b] if !plain(b) => write(&[b'\\', b'x', hex_digit(b >> 4), hex_digit(b & 0xf)]),
             _ => write(run),
         }
     }
     write(&[quote]);
+}
+
+const fn hex_digit(nibble: u8) -> u8 {
+    match nibble {
+        0..=9 => b'0' + nibble,
+        _ => b'a' + nibble - 10,
+    }
 }
 
 /// Why an envelope cannot be decoded.
@@ -158,6 +203,35 @@ mod tests {
         let empty = Envelope::parse("", "AA==").unwrap();
         assert_eq!(empty.payload(), b"");
         assert_eq!(empty.pae, b"DSSEv1 28 application/vnd.in-toto+json 0 ");
+    }
+
+    #[test]
+    fn each_digest_is_made_once_however_many_keys_are_tried() {
+        let key = |algorithm| {
+            let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            PublicKey::from_pem(pair.public_key_pem().as_bytes()).unwrap()
+        };
+        let envelope = Envelope::parse("aGVsbG8=", "AA==").unwrap();
+        let mut digests = Digests::of(&envelope);
+        for (algorithm, made) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, 2),
+            (&rcgen::PKCS_ECDSA_P256_SHA256, 2),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, 4),
+            (&rcgen::PKCS_ECDSA_P256_SHA256, 4),
+        ] {
+            let key = key(algorithm);
+            for scheme in [Scheme::V1, Scheme::LegacyKey, Scheme::LegacyCertificate] {
+                assert_eq!(digests.verify(&key, scheme), Err(BadSignature));
+            }
+            assert_eq!(digests.made.len(), made);
+        }
+        for (encoding, hash, digest) in &digests.made {
+            let want = match encoding {
+                Encoding::V1 => hash.digest(&envelope.pae),
+                Encoding::Legacy => hash.digest(b"DSSEV1 28 application/vnd.in-toto+json 5 b'hello'"),
+            };
+            assert_eq!(digest.as_ref(), want.as_ref());
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! PEM (RFC 7468): the armour around keys and certificates in the operator's files.
 //!
 //! Text between blocks is skipped, because tools write explanations there; a block itself is read
-//! strictly, and a block that doesn't end is refused rather than skipped.
+//! strictly, and a block that doesn't end is refused rather than skipped. So is armour that does not stand
+//! where it counts: what a person sees as a second key must not be text between blocks to us.
 
 use std::fmt;
 
@@ -27,10 +28,15 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Block>, PemError> {
     }
     let mut blocks = Vec::new();
     let mut open: Option<(String, String)> = None;
-    for line in text.split(|&b| b == b'\n') {
+    for (line, number) in text.split(|&b| b == b'\n').zip(1..) {
         let line = line.trim_ascii_end();
         open = match open {
-            None => armour(line, BEGIN).map(|label| (label, String::new())),
+            None => match armour(line, BEGIN) {
+                None if holds(line, BEGIN) || holds(line, END) => {
+                    return Err(PemError::StrayArmour { line: number });
+                }
+                label => label.map(|label| (label, String::new())),
+            },
             Some((label, mut body)) => match armour(line, END) {
                 Some(end) if end == label => {
                     let der = base64::decode(&body).map_err(|cause| PemError::Body {
@@ -73,6 +79,12 @@ fn armour(line: &[u8], edge: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(label).into_owned())
 }
 
+/// Whether armour stands anywhere in a line: behind a byte order mark, blanks or words, or before a lone
+/// carriage return.
+fn holds(line: &[u8], edge: &[u8]) -> bool {
+    line.windows(edge.len()).any(|bytes| bytes == edge)
+}
+
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 
@@ -92,6 +104,11 @@ pub enum PemError {
         /// What its first line calls it.
         label: String,
     },
+    /// Armour stands in a line between blocks, and not as the line.
+    StrayArmour {
+        /// The line, from 1.
+        line: usize,
+    },
     /// What stands in a block is not base64.
     Body {
         /// What its first line calls it.
@@ -110,6 +127,10 @@ impl fmt::Display for PemError {
             Self::Unfinished { label } => {
                 write!(f, "the PEM block {} has no end line", Escaped(label.as_bytes()))
             }
+            Self::StrayArmour { line } => write!(
+                f,
+                "line {line} of the PEM file has the begin or end of a block, but not alone in its line or not in its place"
+            ),
             Self::Body { label, .. } => {
                 write!(f, "the PEM block {} is not base64", Escaped(label.as_bytes()))
             }
@@ -121,7 +142,7 @@ impl std::error::Error for PemError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Body { cause, .. } => Some(cause),
-            Self::TooLarge { .. } | Self::Unfinished { .. } => None,
+            Self::TooLarge { .. } | Self::Unfinished { .. } | Self::StrayArmour { .. } => None,
         }
     }
 }
@@ -153,6 +174,7 @@ mod tests {
     #[test]
     fn a_broken_block_is_refused_and_not_skipped() {
         let unfinished = |label: &str| Err(PemError::Unfinished { label: label.into() });
+        let stray = |line| Err(PemError::StrayArmour { line });
         let body = |cause| {
             Err(PemError::Body {
                 label: "A".into(),
@@ -172,6 +194,19 @@ mod tests {
                 "-----BEGIN A-----\nProc-Type: 4\n-----END A-----\n",
                 body(Base64Error::Symbol { at: 9 }),
             ),
+            (" -----BEGIN A-----\nAAAA\n-----END A-----\n", stray(1)),
+            ("\u{feff}-----BEGIN A-----\nAAAA\n-----END A-----\n", stray(1)),
+            ("x\nkey: -----BEGIN A-----\n", stray(2)),
+            (
+                "-----BEGIN A-----\rAAAA\r-----END A-----\r",
+                unfinished("A-----\rAAAA\r-----END A"),
+            ),
+            ("-----BEGIN A----\nAAAA\n", stray(1)),
+            (
+                "-----BEGIN A-----\nAAAA\n-----END A-----\n-----END A-----\n",
+                stray(4),
+            ),
+            ("-----BEGIN\n-----END\n----- BEGIN A -----\n", Ok(vec![])),
         ];
         for (text, want) in cases {
             assert_eq!(&parse(text.as_bytes()), want, "{text:?}");

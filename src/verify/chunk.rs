@@ -35,6 +35,9 @@ impl Tags {
     }
 }
 
+/// What holding a chunk takes beside its buffer, in bytes: its place in the list and in the index, rounded up.
+const HOLDING_BYTES: usize = 256;
+
 /// Where a chunk lies: no two chunks of a mount share one, so none share a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ChunkId {
@@ -120,8 +123,9 @@ impl VerifiedChunk {
         self.0.id
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.bytes.len()
+    /// What holding it takes, in bytes.
+    pub(super) fn footprint(&self) -> usize {
+        self.0.bytes.capacity() + HOLDING_BYTES
     }
 
     /// The buffer, to be filled anew.
@@ -157,7 +161,7 @@ impl<'a> FirstPass<'a> {
 
     /// Takes the resource's next chunk; gives its buffer back unless there is room to keep it for the reads
     /// that follow.
-    pub(super) fn take(&mut self, chunk: UntrustedChunk, room: Option<Reservation>) -> Option<Vec<u8>> {
+    pub(super) fn take(&mut self, mut chunk: UntrustedChunk, room: Option<Reservation>) -> Option<Vec<u8>> {
         self.hasher.update(&chunk.bytes);
         match self.key.tag(chunk.id, &chunk.bytes) {
             Some(tag) => self.tags.push(tag),
@@ -165,6 +169,8 @@ impl<'a> FirstPass<'a> {
         }
         match room {
             Some(room) => {
+                // A file of a few bytes must not hold a whole chunk's buffer.
+                chunk.bytes.shrink_to_fit();
                 self.kept.push((chunk, room));
                 None
             }

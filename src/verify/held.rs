@@ -44,7 +44,10 @@ impl Inner {
         if let Some(chunk) = Arc::into_inner(chunk)
             && self.spare.len() < MAX_SPARE
         {
-            self.spare.push(chunk.into_buffer());
+            let buffer = chunk.into_buffer();
+            if u64::try_from(buffer.capacity()).is_ok_and(|bytes| bytes >= CHUNK_BYTES) {
+                self.spare.push(buffer);
+            }
         }
     }
 }
@@ -130,7 +133,7 @@ impl Held {
 }
 
 fn bytes_of(chunk: &VerifiedChunk) -> u64 {
-    u64::try_from(chunk.len()).unwrap_or(u64::MAX)
+    u64::try_from(chunk.footprint()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

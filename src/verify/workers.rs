@@ -235,7 +235,9 @@ impl Workers {
     /// because no thread can be started, is the caller's to fail once the queue is unlocked.
     #[must_use]
     fn spawn_as_needed(&self, queue: &mut Queue, runner: &Runner) -> VecDeque<Job> {
-        let limit = (self.0.limit + self.0.stuck.load(Ordering::Relaxed)).min(MAX_THREADS);
+        // Two for each that is stuck: behind many files of a source that hangs, one for one would take as many
+        // rounds of the watch as there are files.
+        let limit = (self.0.limit + 2 * self.0.stuck.load(Ordering::Relaxed)).min(MAX_THREADS);
         while queue.jobs.len() > queue.idle + queue.starting && queue.threads < limit {
             let shared = Arc::clone(&self.0);
             let runner = Arc::clone(runner);

@@ -4,6 +4,7 @@ use std::fs;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::time::Duration;
 use std::time::Instant;
 
 use data_encoding::HEXLOWER;
@@ -104,6 +105,7 @@ fn opening_reading_and_closing_leaks_nothing() {
         }
     };
     round(2000);
+    std::thread::sleep(Duration::from_secs(1));
     let before = (process.descriptors(), process.threads(), process.memory("VmRSS:"));
     let began = Instant::now();
     round(20_000);

@@ -22,6 +22,7 @@ pub(crate) mod sys;
 
 use std::io::Read;
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -90,6 +91,8 @@ pub(crate) fn is_root() -> bool {
 pub(crate) struct Outcome {
     /// The exit code; `None` after a signal or where it did not end in time.
     pub(crate) code: Option<i32>,
+    /// The signal that ended it.
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -139,6 +142,7 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
     };
     let mut outcome = Outcome {
         code: status.and_then(|status| status.code()),
+        signal: status.and_then(|status| status.signal()),
         stdout: finish(stdout),
         stderr: finish(stderr),
     };

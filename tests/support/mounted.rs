@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -103,6 +104,7 @@ impl Mounted {
             if let Some(status) = child.try_wait().expect("the child can be waited for") {
                 return Err(Outcome {
                     code: status.code(),
+                    signal: status.signal(),
                     stdout: String::new(),
                     stderr: fs::read_to_string(&said).unwrap_or_default(),
                 });

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::fmt;
 
 use data_encoding::HEXLOWER;
-use x509_parser::asn1_rs::Any;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::BasicConstraints;
 use x509_parser::extensions::ExtendedKeyUsage;
@@ -19,6 +18,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
 use crate::digest::sha256;
+use crate::trust::chain::beginning;
+use crate::trust::chain::der;
 use crate::trust::chain::name::AlternativeName;
 use crate::trust::chain::name::Name;
 use crate::trust::chain::signature::RSA_BITS;
@@ -80,23 +81,24 @@ impl Certificate {
         if der.len() > MAX_CERTIFICATE_BYTES {
             return Err(nameless(Flaw::TooLarge { bytes: der.len() }));
         }
+        let strict = der::Strict::parse(der).ok_or_else(|| nameless(Flaw::NotDer))?;
         let parsed = match X509Certificate::from_der(der) {
             Ok(([], parsed)) => parsed,
             _ => return Err(nameless(Flaw::NotDer)),
         };
-        Self::of(der, &parsed).map_err(|flaw| Unusable {
+        Self::of(der, strict, &parsed).map_err(|flaw| Unusable {
             subject: Some(Name::of(parsed.subject())),
             flaw,
         })
     }
 
-    fn of(der: &[u8], parsed: &X509Certificate<'_>) -> Result<Self, Flaw> {
+    fn of(der: &[u8], strict: der::Strict<'_>, parsed: &X509Certificate<'_>) -> Result<Self, Flaw> {
         let tbs = &parsed.tbs_certificate;
         if tbs.version != X509Version::V3 {
             return Err(Flaw::Version);
         }
         let serial = serial_number(tbs.raw_serial()).ok_or(Flaw::SerialNumber)?;
-        if tbs.signature != parsed.signature_algorithm {
+        if !strict.has_one_algorithm() {
             return Err(Flaw::AlgorithmMismatch);
         }
         if parsed.signature_value.unused_bits != 0 {
@@ -138,9 +140,18 @@ impl Certificate {
         let oid = || extension.oid.to_id_string();
         let unreadable = || Flaw::UnreadableExtension { oid: oid() };
         let critical = extension.critical;
-        // The parser ignores what follows the value that it knows.
-        let whole = Any::from_der(extension.value).is_ok_and(|(rest, _)| rest.is_empty());
-        if !whole && !extension.parsed_extension().unsupported() {
+        // What is in an extension that nobody knows may be no DER at all.
+        if !extension.parsed_extension().unsupported() && !der::is_value(extension.value) {
+            return Err(unreadable());
+        }
+        // The parser ignores what follows the parts that it knows.
+        let whole = match extension.parsed_extension() {
+            ParsedExtension::BasicConstraints(_) => der::is_basic_constraints(extension.value),
+            ParsedExtension::AuthorityKeyIdentifier(_) => der::is_authority_key_id(extension.value),
+            ParsedExtension::KeyUsage(_) => der::is_named_bits(extension.value),
+            _ => true,
+        };
+        if !whole {
             return Err(unreadable());
         }
         match extension.parsed_extension() {
@@ -442,7 +453,11 @@ impl fmt::Display for Flaw {
             Self::SerialNumber => write!(f, "has a serial number that is not positive or has over 20 bytes"),
             Self::AlgorithmMismatch => write!(f, "names two different signature algorithms"),
             Self::SignatureAlgorithm { oid } => {
-                write!(f, "is signed with the algorithm {oid}, which is not accepted")
+                write!(
+                    f,
+                    "is signed with the algorithm {}, which is not accepted",
+                    Number(oid)
+                )
             }
             Self::Key(cause) => write!(f, "has a key that is not accepted: {cause}"),
             Self::RsaBits { bits } => write!(
@@ -451,10 +466,14 @@ impl fmt::Display for Flaw {
                 RSA_BITS.start(),
                 RSA_BITS.end()
             ),
-            Self::DuplicateExtension { oid } => write!(f, "has the extension {oid} twice"),
-            Self::UnreadableExtension { oid } => write!(f, "has a malformed extension {oid}"),
+            Self::DuplicateExtension { oid } => write!(f, "has the extension {} twice", Number(oid)),
+            Self::UnreadableExtension { oid } => write!(f, "has a malformed extension {}", Number(oid)),
             Self::CriticalExtension { oid } => {
-                write!(f, "has the extension {oid}, which is not understood, as critical")
+                write!(
+                    f,
+                    "has the extension {}, which is not understood, as critical",
+                    Number(oid)
+                )
             }
             Self::NameConstraints => write!(f, "has name constraints, which are not supported"),
             Self::PolicyConstraints => write!(f, "has policy constraints, which are not supported"),
@@ -482,3 +501,13 @@ impl fmt::Display for Flaw {
 }
 
 impl std::error::Error for Flaw {}
+
+/// An object identifier for a message; its numbers may be as long as the certificate.
+struct Number<'a>(&'a str);
+
+impl fmt::Display for Number<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (beginning, rest) = beginning(self.0);
+        write!(f, "{beginning}{rest}")
+    }
+}
