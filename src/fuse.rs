@@ -24,8 +24,10 @@ use crate::fs::{Attributes, BLOCK_BYTES, Caching, Error, Kind, ModelFs};
 /// likes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How many requests the kernel may have under way that no process waits for, read-ahead foremost.
-const MAX_BACKGROUND: u16 = 64;
+/// How many requests the kernel may have under way that no process waits for, read-ahead foremost: as many as it
+/// lets us. All files share them, so those that a hanging source does not answer would hold up every other
+/// file; the threads that take requests never wait for one.
+const MAX_BACKGROUND: u16 = u16::MAX;
 
 /// Largest request in bytes: what the kernel allows without privileges (256 pages).
 const MAX_REQUEST_BYTES: u32 = 1024 * 1024;

@@ -265,6 +265,45 @@ fn a_mount_that_was_moved_over_ours_is_not_taken_for_ours() {
     assert_ne!(unmount.code, Some(0), "{unmount:?}");
 }
 
+#[test]
+fn a_mount_beneath_a_covered_directory_is_not_confused_with_another() {
+    if !support::can_mount() || !support::is_root() {
+        return;
+    }
+    let model = three();
+    let parent = model.dir().join("parent");
+    fs::create_dir(&parent).unwrap();
+    let at = support::mounted::new_mount_point(&parent);
+    let mut mounted = Mounted::at(support::modelfs_command(), &model, &at, &[]).unwrap();
+    let tmpfs = |path: &Path| {
+        done(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "modelfs-test"])
+                .arg(path),
+        );
+    };
+    tmpfs(&parent);
+    fs::create_dir(&at).unwrap();
+    tmpfs(&at);
+    fs::write(at.join("marker"), "").unwrap();
+    let status = support::modelfs(["status".as_ref(), at.as_os_str()]);
+    let unmount = support::modelfs(["unmount".as_ref(), at.as_os_str()]);
+    support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
+    sleep(Duration::from_millis(500));
+    let untouched = at.join("marker").exists();
+    if untouched {
+        done(Command::new("umount").arg(&at));
+    }
+    done(Command::new("umount").arg(&parent));
+    if mounted.ended().is_none() {
+        support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
+        mounted.wait();
+    }
+    assert!(untouched, "what is not ours was taken away: {unmount:?}");
+    assert_ne!(unmount.code, Some(0), "{unmount:?}");
+    assert_ne!(status.code, Some(0), "{status:?}");
+}
+
 /// Sends SIGTERM and asserts that the server ends; what is left of the mount is taken away.
 fn ends_on_a_signal(mounted: &mut Mounted, left: &Path) {
     // It takes signals before it mounts, but looks at them only once it serves.
@@ -971,4 +1010,59 @@ fn many_small_files_keep_to_the_budget() {
         "8 MiB were allowed for {} bytes, {grown} MiB were taken",
         names.len()
     );
+}
+
+#[test]
+fn reading_ahead_in_a_hanging_file_does_not_stop_another_file() {
+    if !support::can_mount() {
+        return;
+    }
+    const READERS: u64 = 128;
+    let mut random = Random::from_seed(9);
+    let model = Signed::new(
+        Layout::shards(1 << 20),
+        &[("good", random.bytes(300_000)), ("hangs", random.bytes(64 << 20))],
+    );
+    let elsewhere = model.dir().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::remove_file(model.source("hangs")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("hangs"), model.source("hangs")).unwrap();
+    let gate = Arc::new(Gate::default());
+    let hangs = Arc::new(AtomicBool::new(false));
+    let (held, closed) = (Arc::clone(&hangs), Arc::clone(&gate));
+    let hanging: Vec<_> = model
+        .files
+        .iter()
+        .filter(|(name, _)| name == "hangs")
+        .cloned()
+        .collect();
+    let _source = Source::mount(
+        &elsewhere,
+        &hanging,
+        Box::new(move |ask| {
+            if held.load(Ordering::SeqCst) {
+                closed.pass();
+            }
+            Ok(ask.truth())
+        }),
+    );
+    let mounted = Mounted::with(&model, &["--allow-symlinks"]);
+    // More readers than there may be requests that the kernel makes on its own account, each elsewhere.
+    let open: Vec<File> = (0..READERS)
+        .map(|_| File::open(mounted.file("hangs")).unwrap())
+        .collect();
+    hangs.store(true, Ordering::SeqCst);
+    let readers: Vec<_> = (0..)
+        .zip(open)
+        .map(|(n, file)| std::thread::spawn(move || file.read_at(&mut [0; 100], n << 19)))
+        .collect();
+    sleep(Duration::from_millis(500));
+    let path = mounted.file("good");
+    let read = within(SOON, move || fs::read(path));
+    gate.open();
+    for reader in readers {
+        reader.join().unwrap().ok();
+    }
+    let read = read.expect("another file waits for what is read ahead in the one that hangs");
+    assert!(read.unwrap() == model.content("good"));
 }
