@@ -148,6 +148,8 @@ impl Certificate {
         let whole = match extension.parsed_extension() {
             ParsedExtension::BasicConstraints(_) => der::is_basic_constraints(extension.value),
             ParsedExtension::AuthorityKeyIdentifier(_) => der::is_authority_key_id(extension.value),
+            ParsedExtension::ExtendedKeyUsage(_) => der::is_identifiers(extension.value),
+            ParsedExtension::SubjectAlternativeName(_) => der::is_alternative_names(extension.value),
             ParsedExtension::KeyUsage(_) => der::is_named_bits(extension.value),
             ParsedExtension::ExtendedKeyUsage(_) => der::is_purposes(extension.value),
             _ => true,

@@ -59,6 +59,9 @@ impl<'a> Strict<'a> {
         for time in fields(validity?, &[one(ANY), one(ANY)])? {
             is_time(time?).then_some(())?;
         }
+        for name in [issuer?, subject?] {
+            is_name(name).then_some(())?;
+        }
         if let Some(version) = version {
             only(version.content, INTEGER)?;
         }
@@ -97,6 +100,20 @@ pub(super) fn is_basic_constraints(der: &[u8]) -> bool {
 pub(super) fn is_authority_key_id(der: &[u8]) -> bool {
     let pattern = [maybe(0x80), maybe(context(1)), maybe(0x82)];
     only(der, SEQUENCE).is_some_and(|value| fields(value, &pattern).is_some())
+}
+
+/// Whether a value is a list of identifiers, as extended key usage is (RFC 5280, 4.2.1.12).
+pub(super) fn is_identifiers(der: &[u8]) -> bool {
+    only(der, SEQUENCE).is_some_and(|value| {
+        Elements(value.content).all(|element| element.is_some_and(|element| element.tag == OBJECT_IDENTIFIER))
+    })
+}
+
+/// Whether a value is a list of alternative names, which differ by their context tag (RFC 5280, 4.2.1.6).
+pub(super) fn is_alternative_names(der: &[u8]) -> bool {
+    only(der, SEQUENCE).is_some_and(|value| {
+        Elements(value.content).all(|element| element.is_some_and(|element| element.tag & CLASS == 0x80))
+    })
 }
 
 /// Whether a value is a list of named bits: zero bits at its end are left out (X.690, 11.2.2).
@@ -284,6 +301,22 @@ fn is_object_identifier(content: &[u8]) -> bool {
         begins = byte < 0x80;
     }
     begins && !content.is_empty()
+}
+
+/// Whether a name is parts of attributes, each a type and one value, with nothing between or behind them
+/// (RFC 5280, 4.1.2.4). A parser that stops at what it cannot read shows the beginning for the whole.
+fn is_name(name: Element<'_>) -> bool {
+    let is_attribute = |attribute: Element<'_>| match fields(attribute, &[one(OBJECT_IDENTIFIER), one(ANY)]) {
+        Some([_, Some(value)]) => attribute.tag == SEQUENCE && value.tag & CLASS == 0,
+        _ => false,
+    };
+    Elements(name.content).all(|part| {
+        part.is_some_and(|part| {
+            part.tag == SET
+                && !part.content.is_empty()
+                && Elements(part.content).all(|attribute| attribute.is_some_and(is_attribute))
+        })
+    })
 }
 
 /// Whether a time is in UTC, to the second (RFC 5280, 4.1.2.5).
