@@ -68,7 +68,7 @@ fn mount_returns_when_serving_has_begun() {
 }
 
 #[test]
-fn a_mount_made_in_the_background_outlives_its_callers_session() {
+fn a_mount_made_in_the_background_outlives_the_shell_it_came_from() {
     if !support::can_mount() {
         return;
     }

@@ -72,7 +72,7 @@ pub(crate) type Closing = dyn Fn(&str) + Send + Sync;
 #[derive(Debug)]
 pub(crate) struct Source {
     path: PathBuf,
-    session: Option<BackgroundSession>,
+    background: Option<BackgroundSession>,
 }
 
 impl Source {
@@ -107,10 +107,10 @@ impl Source {
         config.mount_options = vec![MountOption::RO, MountOption::FSName("ring".to_owned())];
         // A read that hangs occupies a thread, and others must go on.
         config.n_threads = Some(16);
-        let session = fuser::spawn_mount(server, path, &config).expect("the source mounts");
+        let background = fuser::spawn_mount(server, path, &config).expect("the source mounts");
         Self {
             path: path.to_owned(),
-            session: Some(session),
+            background: Some(background),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         super::mounted::unmount_lazily(&self.path);
-        drop(self.session.take());
+        drop(self.background.take());
     }
 }
 
