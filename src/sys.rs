@@ -104,7 +104,7 @@ pub fn is_kernel_interface(found: &OwnedFd) -> bool {
     ];
     let kind = rustix::fs::fstatfs(found).map(|stat| stat.f_type & 0xffff_ffff);
     kind.map_or(true, |kind| {
-        INTERFACES.iter().any(|&interface| kind == interface.into())
+        INTERFACES.iter().any(|&interface| kind == i64::from(interface))
     })
 }
 

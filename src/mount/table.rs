@@ -85,7 +85,7 @@ pub fn mounted() -> io::Result<Vec<PathBuf>> {
 pub(super) fn find(mountpoint: &Path) -> Option<Entry> {
     Table::read()
         .ok()?
-        .topmost(mountpoint)
+        .visible(mountpoint)
         .filter(|entry| entry.ours)
         .cloned()
 }

@@ -151,7 +151,6 @@ impl Certificate {
             ParsedExtension::ExtendedKeyUsage(_) => der::is_identifiers(extension.value),
             ParsedExtension::SubjectAlternativeName(_) => der::is_alternative_names(extension.value),
             ParsedExtension::KeyUsage(_) => der::is_named_bits(extension.value),
-            ParsedExtension::ExtendedKeyUsage(_) => der::is_purposes(extension.value),
             _ => true,
         };
         if !whole {

@@ -53,9 +53,6 @@ impl<'a> Strict<'a> {
         for algorithm in [inner_algorithm, outer_algorithm, algorithm_of_key?] {
             fields(algorithm, &[one(OBJECT_IDENTIFIER), maybe(ANY)])?;
         }
-        for name in [issuer?, subject?] {
-            is_name(name).then_some(())?;
-        }
         for time in fields(validity?, &[one(ANY), one(ANY)])? {
             is_time(time?).then_some(())?;
         }
@@ -123,13 +120,6 @@ pub(super) fn is_named_bits(der: &[u8]) -> bool {
         [unused, .., last] => u32::from(*unused) == last.trailing_zeros(),
         _ => false,
     })
-}
-
-/// Whether a value is a list of purposes and nothing besides (RFC 5280, 4.2.1.12).
-pub(super) fn is_purposes(der: &[u8]) -> bool {
-    let is_purpose =
-        |purpose: Option<Element<'_>>| purpose.is_some_and(|purpose| purpose.tag == OBJECT_IDENTIFIER);
-    only(der, SEQUENCE).is_some_and(|list| !list.content.is_empty() && Elements(list.content).all(is_purpose))
 }
 
 const BOOLEAN: u8 = 0x01;
@@ -275,22 +265,6 @@ fn is_universal(element: Element<'_>) -> bool {
     }
 }
 
-/// Whether a name is attributes from its beginning to its end, each of one type and one value (RFC 5280, 4.1.2.4): a
-/// reader who stops at the first part that it does not know would take the beginning for the whole.
-fn is_name(name: Element<'_>) -> bool {
-    let is_attribute = |attribute: Option<Element<'_>>| {
-        let attribute = attribute.filter(|attribute| attribute.tag == SEQUENCE);
-        let parts = attribute.and_then(|attribute| fields(attribute, &[one(OBJECT_IDENTIFIER), one(ANY)]));
-        parts.is_some_and(|[_, text]| text.is_some_and(|text| text.tag & CLASS == 0))
-    };
-    let is_part = |part: Option<Element<'_>>| {
-        part.is_some_and(|part| {
-            part.tag == SET && !part.content.is_empty() && Elements(part.content).all(is_attribute)
-        })
-    };
-    Elements(name.content).all(is_part)
-}
-
 /// Whether each number ends, and begins without padding (X.690, 8.19.2).
 fn is_object_identifier(content: &[u8]) -> bool {
     let mut begins = true;
@@ -335,43 +309,6 @@ fn is_time(time: Element<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_and_purposes_are_known_to_their_end() {
-        let names: &[(&[u8], bool)] = &[
-            (b"\x30\x00", true),
-            (b"\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\x01A", true),
-            (
-                b"\x30\x0e\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\x01A\x31\x00",
-                false,
-            ),
-            (
-                b"\x30\x0e\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\x01A\x05\x00",
-                false,
-            ),
-            (b"\x30\x09\x31\x07\x30\x05\x06\x03\x55\x04\x03", false),
-            (
-                b"\x30\x0f\x31\x0d\x30\x0b\x06\x03\x55\x04\x03\x0c\x01A\x0c\x01B",
-                false,
-            ),
-            (b"\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x8c\x01A", false),
-            (b"\x30\x0c\x31\x0a\x30\x08\x86\x03\x55\x04\x03\x0c\x01A", false),
-        ];
-        for (der, want) in names {
-            assert_eq!(is_name(only(der, SEQUENCE).unwrap()), *want, "{der:02x?}");
-        }
-        let purposes: &[(&[u8], bool)] = &[
-            (b"\x30\x03\x06\x01\x2a", true),
-            (b"\x30\x06\x06\x01\x2a\x06\x01\x2b", true),
-            (b"\x30\x00", false),
-            (b"\x30\x03\x04\x01\x2a", false),
-            (b"\x30\x05\x06\x01\x2a\x05\x00", false),
-            (b"\x31\x03\x06\x01\x2a", false),
-        ];
-        for (der, want) in purposes {
-            assert_eq!(is_purposes(der), *want, "{der:02x?}");
-        }
-    }
 
     #[test]
     fn each_value_has_one_spelling() {
