@@ -75,7 +75,8 @@ need_rust() {
         echo "fetching the stable Rust toolchain with rustup into ~/.rustup"
         rustup default stable > /dev/null 2>&1 || die "rustup could not fetch a toolchain; run: rustup default stable"
     else
-        die "modelfs needs Rust $wanted; cargo is ${have:-missing} and apt offers nothing newer. Run:
+        command -v curl > /dev/null || install_packages curl
+        die "modelfs needs Rust $wanted or newer; cargo is ${have:-missing}, and apt offers no cargo that is new enough, nor rustup. Run:
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
 then start this script again."
     fi
