@@ -7,8 +7,11 @@ PATH=$PATH:/usr/sbin:/sbin
 if [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
 export DEBIAN_FRONTEND=noninteractive
 
+# Set when what went wrong has been said.
+died=
 die() {
     echo "${0##*/}: $*" >&2
+    died=yes
     exit 1
 }
 
