@@ -90,6 +90,15 @@ need_fuse() {
     if [ ! -e /dev/fuse ] && [ "$(id -u)" -eq 0 ]; then modprobe fuse 2> /dev/null || true; fi
     [ -e /dev/fuse ] || die "there is no /dev/fuse. On a machine: modprobe fuse. In a container, start it with:
     --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
-    { : < /dev/fuse; } 2> /dev/null && [ -w /dev/fuse ] && return
-    die "$(id -un) cannot open /dev/fuse; as root: chmod 666 /dev/fuse (as udev does on most systems)"
+    { : < /dev/fuse; } 2> /dev/null && [ -w /dev/fuse ] ||
+        die "$(id -un) cannot open /dev/fuse; as root: chmod 666 /dev/fuse (as udev does on most systems)"
+    need_mtab
+}
+
+# Without it fusermount3 mounts, but unmounts nothing. A bare root file system, as debootstrap makes it, has none.
+need_mtab() {
+    [ ! -e /etc/mtab ] || return 0
+    may_be_root || die "fusermount3 cannot unmount without /etc/mtab; as root: ln -s /proc/self/mounts /etc/mtab"
+    echo "linking /etc/mtab to /proc/self/mounts, because fusermount3 cannot unmount without it"
+    as_root ln -sf /proc/self/mounts /etc/mtab
 }
