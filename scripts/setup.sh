@@ -54,7 +54,8 @@ need_system() {
     command -v cc > /dev/null && command -v make > /dev/null || missing+=(build-essential)
     command -v fusermount3 > /dev/null || missing+=(fuse3)
     command -v python3 > /dev/null && python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
-    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    # Other systems keep them elsewhere.
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || ! command -v apt-get > /dev/null || missing+=(ca-certificates)
     if [ "${#missing[@]}" -gt 0 ]; then install_packages "${missing[@]}"; fi
 }
 
