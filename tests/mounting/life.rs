@@ -130,7 +130,10 @@ fn the_server_cannot_be_debugged_and_leaves_no_core() {
     let mounted = Mounted::new(&small_model(Layout::FILES));
     let about = |what: &str| fs::read_to_string(format!("/proc/{}/{what}", mounted.pid())).unwrap();
     let limits = about("limits");
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
     let numbers: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
     assert_eq!(numbers, ["0", "0"], "{core}");
     if support::is_root() {
