@@ -7,25 +7,29 @@ PATH=$PATH:/usr/sbin:/sbin
 if [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
 export DEBIAN_FRONTEND=noninteractive
 
+# Set when what went wrong has been said.
+died=
 die() {
     echo "${0##*/}: $*" >&2
+    died=yes
     exit 1
 }
 
+may_be_root() {
+    [ "$(id -u)" -eq 0 ] || command -v sudo > /dev/null
+}
+
 as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo > /dev/null; then
-        sudo "$@"
-    else
-        die "this needs root and there is no sudo; run as root: $*"
-    fi
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
 packages_updated=
 # Installs Debian packages, saying so.
 install_packages() {
     command -v apt-get > /dev/null || die "please install what Debian calls $*; only apt-get is known here"
+    may_be_root || die "installing needs root, and there is no sudo. Have root run:
+    apt-get update && apt-get install -y --no-install-recommends $*
+then start this script again."
     echo "installing with apt-get: $*"
     if [ -z "$packages_updated" ]; then
         as_root apt-get update -qq || die "apt-get update failed"
@@ -63,7 +67,7 @@ need_rust() {
     if command -v rustup > /dev/null; then
         die "modelfs needs Rust $wanted, cargo is ${have:-not set up}; run: rustup update stable && rustup default stable"
     fi
-    if [ -z "$packages_updated" ] && command -v apt-get > /dev/null; then
+    if [ -z "$packages_updated" ] && command -v apt-get > /dev/null && may_be_root; then
         as_root apt-get update -qq || true
         packages_updated=yes
     fi
@@ -74,7 +78,8 @@ need_rust() {
         echo "fetching the stable Rust toolchain with rustup into ~/.rustup"
         rustup default stable > /dev/null 2>&1 || die "rustup could not fetch a toolchain; run: rustup default stable"
     else
-        die "modelfs needs Rust $wanted; cargo is ${have:-missing} and apt offers nothing newer. Run:
+        command -v curl > /dev/null || install_packages curl
+        die "modelfs needs Rust $wanted or newer; cargo is ${have:-missing}, and apt offers no cargo that is new enough, nor rustup. Run:
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
 then start this script again."
     fi
