@@ -6,8 +6,10 @@
 use std::fmt;
 
 use blake2::Blake2b512;
-use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
-use sha2::{Digest as _, Sha256};
+use data_encoding::HEXLOWER;
+use data_encoding::HEXLOWER_PERMISSIVE;
+use sha2::Digest as _;
+use sha2::Sha256;
 
 /// A hash function that OMS names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

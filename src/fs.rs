@@ -10,8 +10,13 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::manifest::SignedContent;
-use crate::tree::{Content, ModelTree, Node, ROOT};
-use crate::verify::{ReadError, State, VerifiedFile};
+use crate::tree::Content;
+use crate::tree::ModelTree;
+use crate::tree::Node;
+use crate::tree::ROOT;
+use crate::verify::ReadError;
+use crate::verify::State;
+use crate::verify::VerifiedFile;
 
 mod report;
 pub use report::Report;

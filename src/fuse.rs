@@ -5,20 +5,56 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
-use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
-};
+use fuser::BsdFileFlags;
+use fuser::Errno;
+use fuser::FileAttr;
+use fuser::FileHandle;
+use fuser::FileType;
+use fuser::Filesystem;
+use fuser::FopenFlags;
+use fuser::Generation;
+use fuser::INodeNo;
+use fuser::InitFlags;
+use fuser::IoctlFlags;
+use fuser::KernelConfig;
+use fuser::LockOwner;
+use fuser::OpenFlags;
+use fuser::PollEvents;
+use fuser::PollFlags;
+use fuser::PollNotifier;
+use fuser::RenameFlags;
+use fuser::ReplyAttr;
+use fuser::ReplyCreate;
+use fuser::ReplyData;
+use fuser::ReplyDirectory;
+use fuser::ReplyDirectoryPlus;
+use fuser::ReplyEmpty;
+use fuser::ReplyEntry;
+use fuser::ReplyIoctl;
+use fuser::ReplyLseek;
+use fuser::ReplyOpen;
+use fuser::ReplyPoll;
+use fuser::ReplyStatfs;
+use fuser::ReplyWrite;
+use fuser::ReplyXattr;
+use fuser::Request;
+use fuser::TimeOrNow;
+use fuser::WriteFlags;
 
-use crate::fs::{Attributes, BLOCK_BYTES, Caching, Error, Kind, ModelFs};
+use crate::fs::Attributes;
+use crate::fs::BLOCK_BYTES;
+use crate::fs::Caching;
+use crate::fs::Error;
+use crate::fs::Kind;
+use crate::fs::ModelFs;
 
 /// How long the kernel may remember names and confirmed attributes: the tree is frozen, so as long as it
 /// likes.

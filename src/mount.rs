@@ -7,22 +7,28 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGHUP;
+use signal_hook::consts::SIGINT;
+use signal_hook::consts::SIGTERM;
 use signal_hook::iterator::Signals;
 
-use crate::fs::{ModelFs, Report, XATTR_PREFIX};
+use crate::fs::ModelFs;
+use crate::fs::Report;
+use crate::fs::XATTR_PREFIX;
 use crate::fuse::FuseAdapter;
 use crate::sys;
 
 mod attach;
 mod table;
 
-use table::{Entry, Table};
+use table::Entry;
+use table::Table;
 
 pub use table::mounted;
 

@@ -7,18 +7,23 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 
 use rustix::fs::FileType;
 
-use crate::path::{Escaped, ModelPath};
-use crate::sys::{self, Resolve};
+use crate::path::Escaped;
+use crate::path::ModelPath;
+use crate::sys;
+use crate::sys::Resolve;
 
 mod walk;
-pub use walk::{Entry, EntryKind};
+pub use walk::Entry;
+pub use walk::EntryKind;
 
 /// Whether symbolic links in the source are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,19 @@ use std::sync::Arc;
 
 use crate::manifest::SignedContent;
 use crate::path::ModelPath;
-use crate::source::{ModelDir, What};
-use crate::trust::{Signer, TrustedManifest};
-use crate::verify::{Engine, State, VerifiedFile};
+use crate::source::ModelDir;
+use crate::source::What;
+use crate::trust::Signer;
+use crate::trust::TrustedManifest;
+use crate::verify::Engine;
+use crate::verify::State;
+use crate::verify::VerifiedFile;
 
 mod check;
-pub use check::{ContentProblem, Ignored, TreeProblem, TreeProblemKind};
+pub use check::ContentProblem;
+pub use check::Ignored;
+pub use check::TreeProblem;
+pub use check::TreeProblemKind;
 
 /// The inode of the root, as FUSE numbers it.
 pub const ROOT: u64 = 1;

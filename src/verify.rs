@@ -16,9 +16,16 @@ mod faults;
 #[cfg(feature = "planted-faults")]
 pub(crate) use faults::planted_panic;
 
-pub use chunk::{CHUNK_BYTES, KeyUnavailable, VerifiedBytes};
-pub use engine::{Counters, Engine, Options};
-pub use file::{Finding, ReadError, State, VerifiedFile};
+pub use chunk::CHUNK_BYTES;
+pub use chunk::KeyUnavailable;
+pub use chunk::VerifiedBytes;
+pub use engine::Counters;
+pub use engine::Engine;
+pub use engine::Options;
+pub use file::Finding;
+pub use file::ReadError;
+pub use file::State;
+pub use file::VerifiedFile;
 
 #[cfg(all(feature = "planted-faults", not(debug_assertions)))]
 compile_error!("planted-faults is for the tests that prove the tests: a release must not carry it");

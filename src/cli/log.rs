@@ -161,7 +161,9 @@ impl Limit {
 #[derive(Debug)]
 struct State {
     destination: Destination,
-    limit: Limit,
+    /// Errors have a limit of their own: a flood of warnings must not keep a refusal out of the log.
+    errors: Limit,
+    others: Limit,
 }
 
 /// The process's log.
@@ -176,7 +178,8 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 pub(super) fn start(destination: Destination, level: LevelFilter) {
     let state = State {
         destination,
-        limit: Limit::new(Instant::now()),
+        errors: Limit::new(Instant::now()),
+        others: Limit::new(Instant::now()),
     };
     let mut fresh = false;
     let logger = LOGGER.get_or_init(|| {
@@ -224,7 +227,11 @@ impl Log for Logger {
         let message = line(&record.args().to_string());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemTime::now();
-        match state.limit.admit(Instant::now()) {
+        let limit = match record.level() {
+            Level::Error => &mut state.errors,
+            _ => &mut state.others,
+        };
+        match limit.admit(Instant::now()) {
             Admission::Drop => return,
             Admission::Write => {}
             Admission::WriteAfterDropping(lines) => {
@@ -236,7 +243,7 @@ impl Log for Logger {
 
     fn flush(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = std::mem::take(&mut state.limit.dropped);
+        let lines = std::mem::take(&mut state.errors.dropped) + std::mem::take(&mut state.others.dropped);
         if lines > 0 {
             state
                 .destination

@@ -1,7 +1,8 @@
 //! What a mount says of itself: the JSON behind `user.modelfs.status` and `modelfs status`.
 
 use data_encoding::HEXLOWER;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::tree::ModelTree;
 use crate::verify::State;

@@ -3,22 +3,38 @@
 //! We mount ourselves, because the type that the mount table shows (`fuse.modelfs`) is what operators and
 //! loaders look at, and the FUSE library's own call leaves the subtype out for root.
 
-use std::ffi::{CString, OsStr};
-use std::io::{self, IoSliceMut};
+use std::ffi::CString;
+use std::ffi::OsStr;
+use std::io;
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
-    socketpair,
-};
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::openat;
+use rustix::mount::MountFlags;
+use rustix::mount::UnmountFlags;
+use rustix::net::AddressFamily;
+use rustix::net::RecvAncillaryBuffer;
+use rustix::net::RecvAncillaryMessage;
+use rustix::net::RecvFlags;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use rustix::net::recvmsg;
+use rustix::net::socketpair;
 
-use super::{MountError, MountOptions, Place, TYPE};
+use super::MountError;
+use super::MountOptions;
+use super::Place;
+use super::TYPE;
 
 /// The helper that mounts for users other than root.
 const HELPER: &str = "fusermount3";

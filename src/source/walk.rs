@@ -1,13 +1,21 @@
 //! Enumerates what lies in the source, so that what nobody signed can be named.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::FileType;
 
-use super::{Links, ModelDir, Root, SourceError, What, kind_name};
+use super::Links;
+use super::ModelDir;
+use super::Root;
+use super::SourceError;
+use super::What;
+use super::kind_name;
 use crate::path::MAX_PATH_BYTES;
-use crate::sys::{self, Resolve};
+use crate::sys;
+use crate::sys::Resolve;
 
 /// Something in the source that is not a directory to descend into.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::MapFlags;
+use rustix::mm::ProtFlags;
+use rustix::mm::mmap;
+use rustix::mm::munmap;
 
 /// Mappings begin at a multiple of this; 64 KiB covers every architecture's page.
 const PAGE_BYTES: u64 = 64 * 1024;

@@ -4,14 +4,20 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::Sender;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use super::ModelTree;
 use crate::manifest::SignedContent;
-use crate::path::{Escaped, ModelPath};
-use crate::source::{Entry, EntryKind, SourceError};
-use crate::verify::{ReadError, VerifiedFile};
+use crate::path::Escaped;
+use crate::path::ModelPath;
+use crate::source::Entry;
+use crate::source::EntryKind;
+use crate::source::SourceError;
+use crate::verify::ReadError;
+use crate::verify::VerifiedFile;
 
 /// The names that signing leaves out at the root of a model unless told otherwise (OMS 6.2).
 const GIT_PATHS: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];

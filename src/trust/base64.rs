@@ -6,7 +6,11 @@
 
 use std::fmt;
 
-use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, DecodeKind, Encoding};
+use data_encoding::BASE64;
+use data_encoding::BASE64_NOPAD;
+use data_encoding::BASE64URL_NOPAD;
+use data_encoding::DecodeKind;
+use data_encoding::Encoding;
 
 /// Decodes a whole text.
 pub(super) fn decode(text: &str) -> Result<Vec<u8>, Base64Error> {

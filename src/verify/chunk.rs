@@ -8,11 +8,17 @@
 use std::fmt;
 use std::ops::Range;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::AES_256_GCM;
+use aws_lc_rs::aead::Aad;
+use aws_lc_rs::aead::LessSafeKey;
+use aws_lc_rs::aead::NONCE_LEN;
+use aws_lc_rs::aead::Nonce;
+use aws_lc_rs::aead::UnboundKey;
 use aws_lc_rs::constant_time;
 
 use super::held::Reservation;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
+use crate::digest::Hasher;
 
 /// Re-check granule in bytes. Bigger: fewer tags, more waste on small reads; the kernel asks for up to this
 /// much when it reads ahead by default. In memory only, so free to change.
@@ -261,7 +267,8 @@ impl VerifiedBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::{Algorithm, hash};
+    use crate::digest::Algorithm;
+    use crate::digest::hash;
     use crate::verify::held::Held;
 
     const ID: ChunkId = ChunkId { file: 1, offset: 7 };

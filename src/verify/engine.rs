@@ -2,18 +2,36 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::chunk::{
-    CHUNK_BYTES, FirstPass, KeyUnavailable, TagKey, UntrustedChunk, VerifiedBytes, VerifiedChunk,
-};
-use super::file::{Entered, Finding, ReadError, ResourceState, SourceReader, VerifiedFile};
-use super::held::{Held, Reservation};
-use super::workers::{Job, Promise, Runner, Slot, WATCH_INTERVAL, Want, Workers};
+use super::chunk::CHUNK_BYTES;
+use super::chunk::FirstPass;
+use super::chunk::KeyUnavailable;
+use super::chunk::TagKey;
+use super::chunk::UntrustedChunk;
+use super::chunk::VerifiedBytes;
+use super::chunk::VerifiedChunk;
+use super::file::Entered;
+use super::file::Finding;
+use super::file::ReadError;
+use super::file::ResourceState;
+use super::file::SourceReader;
+use super::file::VerifiedFile;
+use super::held::Held;
+use super::held::Reservation;
+use super::workers::Job;
+use super::workers::Promise;
+use super::workers::Runner;
+use super::workers::Slot;
+use super::workers::WATCH_INTERVAL;
+use super::workers::Want;
+use super::workers::Workers;
 use crate::source::SourceError;
 
 /// What an engine may use.

@@ -3,10 +3,16 @@
 
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
-use super::chunk::{ChunkId, Tag, UntrustedChunk, VerifiedBytes, VerifiedChunk};
-use super::engine::{Engine, Reader};
+use super::chunk::ChunkId;
+use super::chunk::Tag;
+use super::chunk::UntrustedChunk;
+use super::chunk::VerifiedBytes;
+use super::chunk::VerifiedChunk;
+use super::engine::Engine;
+use super::engine::Reader;
 use super::file::VerifiedFile;
 use crate::sys;
 

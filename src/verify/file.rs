@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::chunk::{ChunkId, Tag, Tags};
-use super::workers::{Gate, Job};
+use super::chunk::ChunkId;
+use super::chunk::Tag;
+use super::chunk::Tags;
+use super::workers::Gate;
+use super::workers::Job;
 use crate::digest::Digest;
 use crate::manifest::SignedContent;
 use crate::path::ModelPath;
-use crate::source::{ModelDir, SourceError, SourceFile};
+use crate::source::ModelDir;
+use crate::source::SourceError;
+use crate::source::SourceFile;
 use crate::trust::TrustedFile;
 use crate::verify::chunk::CHUNK_BYTES;
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::chunk::{CHUNK_BYTES, ChunkId, HOLDING_BYTES, VerifiedChunk};
+use super::chunk::CHUNK_BYTES;
+use super::chunk::ChunkId;
+use super::chunk::HOLDING_BYTES;
+use super::chunk::VerifiedChunk;
 
 /// The chunks that are held, least recently used first to go.
 pub(super) struct Held {

@@ -6,15 +6,21 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Condvar;
+use parking_lot::Mutex;
 
 use super::chunk::VerifiedBytes;
-use super::file::{ReadError, VerifiedFile};
+use super::file::ReadError;
+use super::file::VerifiedFile;
 use crate::source::SourceFile;
 
 /// Most threads that work for one file at a time. More: one slow file takes more of the machine; fewer: one

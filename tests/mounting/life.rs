@@ -123,6 +123,27 @@ fn a_signal_ends_serving_even_while_a_file_is_open() {
 }
 
 #[test]
+fn the_server_cannot_be_debugged_and_leaves_no_core() {
+    if !support::can_mount() {
+        return;
+    }
+    let mounted = Mounted::new(&small_model(Layout::FILES));
+    let about = |what: &str| fs::read_to_string(format!("/proc/{}/{what}", mounted.pid())).unwrap();
+    let limits = about("limits");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let numbers: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(numbers, ["0", "0"], "{core}");
+    if support::is_root() {
+        // An ordinary user's server must still execute the set-uid helper that unmounts.
+        assert!(about("status").contains("NoNewPrivs:\t1"));
+    }
+    mounted.unmount();
+}
+
+#[test]
 fn a_killed_server_leaves_enotconn() {
     if !support::can_mount() {
         return;
