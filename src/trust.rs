@@ -385,12 +385,12 @@ impl fmt::Display for TrustError {
             Self::NoAnchor { method: Method::Key } => {
                 write!(
                     f,
-                    "the bundle is signed with a key, and no key is trusted (--public-key)"
+                    "the bundle is signed with a key, and no key is trusted for it: name one with --public-key or in the policy's rule"
                 )
             }
             Self::NoAnchor { method } => write!(
                 f,
-                "the bundle is signed with a {method}, and no {method} chain is trusted (--certificate-chain)"
+                "the bundle is signed with a {method}, and no {method} chain is trusted for it: name one with --certificate-chain or in the policy's rule"
             ),
             Self::Keyless => write!(
                 f,
