@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,8 @@ def main():
     rounds = int(os.environ.get("MODELFS_BENCH_ROUNDS", ROUNDS[size]))
     bench = Bench(os.environ["MODELFS_BINARY"], Path(os.environ["MODELFS_BENCH_PROGRAMS"]),
                   os.environ["MODELFS_PYTHON"], folder, mib, rounds)
+    # Who is told to end still unmounts.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     made = []
 
     def models():
