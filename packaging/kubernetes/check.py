@@ -22,6 +22,14 @@ def pod_specs(document):
         yield spec["template"]["spec"]
 
 
+def containers_of(spec):
+    return spec.get("initContainers", []) + spec["containers"]
+
+
+def is_modelfs(container):
+    return container.get("command") == ["modelfs"]
+
+
 def complaints(document, options):
     """What is wrong with one document, given the options that `modelfs mount` has."""
     try:
@@ -30,7 +38,7 @@ def complaints(document, options):
         yield f"{document.get('kind')}: {error.message} at {'.'.join(map(str, error.path))}"
     for spec in pod_specs(document):
         volumes = {volume["name"] for volume in spec["volumes"]}
-        containers = spec.get("initContainers", []) + spec["containers"]
+        containers = containers_of(spec)
         for container in containers:
             name = container["name"]
             privileged = container.get("securityContext", {}).get("privileged", False)
@@ -39,23 +47,23 @@ def complaints(document, options):
                     yield f"{name}: there is no volume {mount['name']}"
                 if mount.get("mountPropagation") == "Bidirectional" and not privileged:
                     yield f"{name}: Bidirectional is for privileged containers only"
-            if container.get("command") == ["modelfs"]:
+            if is_modelfs(container):
                 unknown = [word for word in container["args"] if word.startswith("--") and word not in options]
                 if container["args"][0] != "mount" or unknown:
                     yield f"{name}: modelfs mount does not know {unknown}"
                 points = [mount["mountPath"] for mount in container["volumeMounts"] if "mountPropagation" in mount]
                 if points != container["args"][-1:]:
                     yield f"{name}: it mounts on {container['args'][-1]}, and passes on {points}"
-        if not any(container.get("command") == ["modelfs"] for container in containers):
-            passed = [m for c in containers for m in c["volumeMounts"] if m.get("mountPropagation") == "HostToContainer"]
-            if not passed:
+        if not any(map(is_modelfs, containers)):
+            mounts = [mount for container in containers for mount in container["volumeMounts"]]
+            if not any(mount.get("mountPropagation") == "HostToContainer" for mount in mounts):
                 yield f"{document['kind']}: nothing of modelfs is in it"
 
 
 def able_to_fail(document, options):
     """Whether each rule finds what is planted."""
     spec = next(pod_specs(document))
-    modelfs = next(c for c in spec.get("initContainers", []) + spec["containers"] if c.get("command") == ["modelfs"])
+    modelfs = next(filter(is_modelfs, containers_of(spec)))
     plants = [
         lambda: modelfs.update(imagePullPolice="Always"),
         lambda: modelfs["securityContext"].update(privileged=False),
@@ -82,7 +90,7 @@ def main():
     for manifest in manifests:
         for document in yaml.safe_load_all(open(manifest, encoding="utf-8")):
             found += [f"{manifest}: {complaint}" for complaint in complaints(document, options)]
-            if any(c.get("command") == ["modelfs"] for s in pod_specs(document) for c in s.get("initContainers", []) + s["containers"]):
+            if any(is_modelfs(container) for spec in pod_specs(document) for container in containers_of(spec)):
                 served += 1
                 if not found and not able_to_fail(document, options):
                     found.append(f"{manifest}: the check does not find what is planted")

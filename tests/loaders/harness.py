@@ -7,11 +7,9 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -68,7 +66,15 @@ LIGHT = (
     Loader("onnxruntime, external data", "onnx_runtime.py", "onnx", "model.onnx.data", packages=("onnxruntime",)),
     Loader("LiteRT", "litert.py", "litert", "model.tflite", packages=("ai-edge-litert",)),
     Loader("gguf reader", "gguf_reader.py", "gguf", "model.gguf", packages=("gguf", "numpy")),
-    Loader("llama.cpp, mapped", "llama_cpp.py", "gguf", "model.gguf", packages=("xllamacpp",), arguments=("mmap",), populates=True),
+    Loader(
+        "llama.cpp, mapped",
+        "llama_cpp.py",
+        "gguf",
+        "model.gguf",
+        packages=("xllamacpp",),
+        arguments=("mmap",),
+        populates=True,
+    ),
     Loader("llama.cpp, read", "llama_cpp.py", "gguf", "model.gguf", packages=("xllamacpp",), arguments=("none",)),
     Loader("llama.cpp, direct I/O", "llama_cpp.py", "gguf", "model.gguf", packages=("xllamacpp",), arguments=("direct_io",)),
     Loader(
@@ -85,7 +91,14 @@ TORCH = tuple(
     dataclasses.replace(loader, environment="loaders-torch")
     for loader in (
         Loader("torch.load", "torch_load.py", "torch", "pytorch_model.bin", packages=("torch",)),
-        Loader("torch.load, mapped", "torch_load.py", "torch", "pytorch_model.bin", packages=("torch",), arguments=("mmap",)),
+        Loader(
+            "torch.load, mapped",
+            "torch_load.py",
+            "torch",
+            "pytorch_model.bin",
+            packages=("torch",),
+            arguments=("mmap",),
+        ),
         Loader(
             "safetensors into torch",
             "safetensors_torch.py",

@@ -48,8 +48,8 @@ def last_words(done, point):
     telling = [line for line in lines if "error loading model" in line][:1]
     telling = telling or [line for line in lines if re.search(r"error|fail|errno|bus", line, flags=re.I)]
     line = (telling or lines or ["nothing"])[-1]
-    # It begins each line with the time.
-    line = re.sub(r"^[\d.]+ [A-Z] +", "", line.replace(str(point), "/mnt/model"))
+    # It begins each line with the time; TensorFlow names a node of its graph at length.
+    line = re.sub(r"^[\d.]+ [A-Z] +|\{\{function_node .*?\}\} ", "", line.replace(str(point), "/mnt/model"))
     return f"exit {done.returncode}, `{line[:200]}`"
 
 

@@ -41,7 +41,7 @@ def writes(file, mount):
 
 def reads(file, path):
     """How a program read the file at `path`, in a phrase."""
-    opens, sizes, maps = collections.Counter(), collections.defaultdict(list), collections.Counter()
+    opens, sizes, maps = collections.Counter(), collections.defaultdict(list), collections.defaultdict(list)
     advice, others, areas = collections.Counter(), collections.Counter(), []
     for line in lines(file):
         call = LINE.match(line)
@@ -55,7 +55,7 @@ def reads(file, path):
             _, length, protection, flags, *_ = arguments.split(", ")
             start = int(result.split("<")[0], 16)
             areas.append((start, start + int(length)))
-            maps[f"{protection} {flags}"] += 1
+            maps[f"{protection} {flags}"].append(int(length))
         elif name == "madvise" and any(start <= int(arguments.split(",")[0], 16) < end for start, end in areas):
             advice[arguments.split(", ")[2]] += 1
         elif f"<{path}>" in arguments:
@@ -71,7 +71,7 @@ def reads(file, path):
         full = [size for size in results if size]
         if full:
             said.append(f"{len(full)} {name} of {span(full)}")
-    said += [f"mmap {times(kind, count)}" for kind, count in maps.items()]
+    said += [f"mmap {times(kind, len(lengths))} of {span(lengths)}" for kind, lengths in maps.items()]
     said += [times(kind, count) for kind, count in advice.items()]
     said += [times(kind, count) for kind, count in others.items()]
     return "; ".join(said)

@@ -24,8 +24,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         let shape = tensor.dims().to_vec();
         let flat = tensor.flatten_all()?;
         let bytes: Vec<u8> = match kind {
-            DType::F32 => flat.to_vec1::<f32>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            DType::I64 => flat.to_vec1::<i64>()?.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            DType::F32 => flat
+                .to_vec1::<f32>()?
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
+            DType::I64 => flat
+                .to_vec1::<i64>()?
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
             other => return Err(format!("{name}: a kind that this model does not have: {other:?}").into()),
         };
         if bytes.len() != view.data().len() {
@@ -36,7 +44,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let took = began.elapsed();
     values.sort();
     for (name, bytes) in values {
-        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = Sha256::digest(&bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         println!("{digest} {} {name}", bytes.len());
     }
     println!("loaded in {:.6} s", took.as_secs_f64());
