@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 
-from measure import MIB, Row, Unavailable, high_water_mib
+from measure import MIB, Row, Unavailable
 
 CASES = {}
 """By name: a function from a Bench and its Models to rows."""
@@ -147,6 +147,10 @@ def hot_case(bench, models, name, what, unit, figure, least_of_relay=None, least
     """The same way of reading three times, each from its own page cache, filled right before."""
     model = models.one
     with bench.mounted(model, *options) as (mount, _), bench.relayed(model, like=mount) as (relay, _):
+        bench.warm(model.within(mount))
+        if "--pin" in options and not bench.status(mount)["pinned"]["files"]:
+            raise Unavailable("nothing was pinned; that needs root, FUSE passthrough, and memory")
+
         def subject(files):
             def run():
                 bench.warm(files)
@@ -302,6 +306,36 @@ def verify_shards(bench, models):
     return verify_many(bench, models, models.shards, "verify-shards", 2.5)
 
 
+@case
+def micro(bench, _):
+    """the parts, with criterion: `cargo bench --bench verify`"""
+    command = ["cargo", "bench", "--locked", "--quiet", "--bench", "verify"]
+    if bench.smoke:
+        # Each once, built as the tests are.
+        bench.output(*command, "--profile", "dev", "--", "--test")
+        raise Unavailable("the smoke test only runs the parts once")
+    out = bench.tmp / "criterion"
+    bench.output("env", f"CRITERION_HOME={out}", *command)
+    rate = {}
+    for known in out.glob("*/*/new/benchmark.json"):
+        about, sample = (json.loads((known.parent / name).read_text()) for name in ("benchmark.json", "sample.json"))
+        size = about["throughput"]["Bytes"]
+        rate[about["group_id"], about["function_id"]] = [
+            size * count / time for count, time in zip(sample["iters"], sample["times"])]
+    rows = []
+    for what in ("one digest", "shards of 1 MiB"):
+        first, again = f"first pass, {what}", f"again, {what}"
+        rows += [
+            Row("micro-first-pass", f"{what}: verify and serve", "GB/s", rate[first, "verify and serve"],
+                "read and hash, one core", rate[first, "read and hash"]),
+            Row("micro-again", f"{what}: check tags and serve", "GB/s", rate[again, "check tags and serve"],
+                "read and hash, one core", rate[again, "read and hash"], at_least=4),
+            Row("micro-again", f"{what}: check tags and serve", "GB/s", rate[again, "check tags and serve"],
+                "read, no check", rate[again, "read"], at_least=0.75),
+        ]
+    return rows
+
+
 # What it takes besides time
 
 @case
@@ -309,12 +343,12 @@ def memory(bench, models):
     """most memory of the serving process (VmHWM)"""
     def peak(model, budget):
         bench.evict(model.files)
-        with bench.mounted(model, "--memory", f"{budget}M") as (folder, server):
+        with bench.mounted(model, "--memory", f"{budget}M") as (folder, _):
             readers = [subprocess.Popen([bench.reader, "read", file], stdout=subprocess.DEVNULL)
                        for file in model.within(folder)]
             if any([reader.wait() for reader in readers]):
                 raise SystemExit("bench: a reader failed while memory was watched")
-            return high_water_mib(server)
+            return bench.high_water_mib(folder)
 
     ways = {
         (name, budget): functools.partial(peak, model, budget)

@@ -194,7 +194,7 @@ def main():
         )
     rounds = int(os.environ.get("MODELFS_BENCH_ROUNDS", ROUNDS[size]))
     bench = Bench(os.environ["MODELFS_BINARY"], Path(os.environ["MODELFS_BENCH_PROGRAMS"]),
-                  os.environ["MODELFS_PYTHON"], folder, mib, rounds)
+                  os.environ["MODELFS_PYTHON"], folder, mib, rounds, size == "smoke")
     # Who is told to end still unmounts.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     made = []

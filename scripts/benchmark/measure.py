@@ -20,6 +20,10 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+NOT_ALONE = 0.15
+"""Share of the processors that others may use before we say that they did."""
+
+
 class Unavailable(Exception):
     """A case cannot be measured here, and why."""
 
@@ -70,10 +74,10 @@ class Row:
 class Bench:
     """The programs, the machine's memory of files, and the place for all that is made."""
 
-    def __init__(self, binary, programs, python, folder, mib, rounds):
+    def __init__(self, binary, programs, python, folder, mib, rounds, smoke=False):
         self.binary, self.python = str(binary), python
         self.reader, self.relay = str(programs / "reader"), str(programs / "relay")
-        self.folder, self.mib, self.rounds = folder, mib, rounds
+        self.folder, self.mib, self.rounds, self.smoke = folder, mib, rounds, smoke
         self.tmp = Path(tempfile.mkdtemp(prefix="modelfs-bench-"))
         self.mount_help = self.output(self.binary, "mount", "--help")
         self.notices = []
@@ -88,7 +92,11 @@ class Bench:
     # Programs
 
     def output(self, *command):
-        return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+        """What a program prints."""
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE)
+        if done.returncode != 0:
+            raise SystemExit(f"bench: {' '.join(map(str, command))}: exit {done.returncode}")
+        return done.stdout
 
     def seconds(self, *command):
         """How long a whole process takes."""
@@ -181,6 +189,15 @@ class Bench:
         with self._served(command) as served:
             yield served
 
+    def status(self, folder):
+        """What a mount says of itself."""
+        return json.loads(self.output(self.binary, "status", "--json", folder))
+
+    def high_water_mib(self, folder):
+        """The most memory that the serving process had so far."""
+        status = Path(f"/proc/{self.status(folder)['pid']}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
     @contextlib.contextmanager
     def relayed(self, model, *options, like=None):
         """A relay of the model's folder, with the read-ahead of the mount `like`."""
@@ -217,12 +234,28 @@ class Bench:
 
     # Rounds
 
+    def others(self):
+        """The share of the processors that is used while we do nothing; what a host takes counts as well."""
+        def ticks():
+            found = list(map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]))
+            return sum(found), found[3] + found[4]
+
+        if self.smoke:
+            return 0
+        before, idle_before = ticks()
+        time.sleep(0.25)
+        after, idle_after = ticks()
+        return 1 - (idle_after - idle_before) / max(1, after - before)
+
     def alternate(self, subjects):
         """Lets each subject do its work once a round, each round beginning with another one. Gives what each
         returned, by name, in the order of the rounds."""
         results = {name: [] for name in subjects}
         names = list(subjects)
         for number in range(self.rounds):
+            others = self.others()
+            if others > NOT_ALONE:
+                self.notice("others used the processors while this was measured")
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 results[name].append(subjects[name]())
@@ -234,25 +267,6 @@ def brief(value):
     if isinstance(value, tuple):
         return "/".join(map(brief, value))
     return f"{value:.4g}" if isinstance(value, (int, float)) else "done"
-
-
-def server_pid(server):
-    """The process that serves: the child that we started, or the youngest generation beneath it."""
-    pid = server.pid
-    while True:
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            return pid
-        if not children:
-            return pid
-        pid = int(children[0])
-
-
-def high_water_mib(server):
-    """The most memory that the serving process had so far."""
-    status = Path(f"/proc/{server_pid(server)}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def read_ahead(folder):

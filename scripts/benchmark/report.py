@@ -83,9 +83,12 @@ def document(results, plots):
         if section in plots:
             out += [f"![{PLOTS[section]}](benchmarks/{section}.svg)", ""]
         out.append(table(rows))
-    notices = sorted({notice for result in results for notice in result["notices"]})
-    if notices:
-        out += ["", "Said while measuring:", "", *[f"- {notice}" for notice in notices]]
+    said = {}
+    for result in results:
+        for notice in result["notices"]:
+            said.setdefault(notice, []).append(result["case"])
+    if said:
+        out += ["", "Said while measuring:", "", *[f"- {notice} ({', '.join(cases)})" for notice, cases in said.items()]]
     return "\n".join(out) + "\n"
 
 
