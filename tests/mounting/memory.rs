@@ -36,7 +36,7 @@ fn model(layout: Layout) -> Signed {
 
 fn status(mounted: &Mounted) -> Value {
     let path = mounted.path().to_str().expect("test paths are text");
-    let said = modelfs(&["status", "--json", path]);
+    let said = modelfs(["status", "--json", path]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let value: Value = serde_json::from_str(&said.stdout).expect("status is JSON");
     let mounts = value.get("mounts").and_then(Value::as_array).cloned();
