@@ -8,7 +8,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test stops at the first surprise"
+    clippy::as_conversions,
+    reason = "a test stops at the first surprise, and its numbers are its own"
 )]
 
 mod mutate;
