@@ -322,13 +322,15 @@ impl VerifiedBlock {
         self.0.buffer.is_in(file)
     }
 
-    /// What the budget gets back when it is dropped, in bytes.
-    pub(super) fn frees(&self) -> u64 {
-        if Arc::strong_count(&self.0.buffer) == 1 {
-            self.0.buffer.cost()
-        } else {
-            0
-        }
+    /// The address of its buffer, and how many share that.
+    pub(super) fn shares(&self) -> (usize, usize) {
+        let buffer = &self.0.buffer;
+        (Arc::as_ptr(buffer).addr(), Arc::strong_count(buffer))
+    }
+
+    /// What the budget gets back with the last block in its buffer, in bytes.
+    pub(super) fn cost(&self) -> u64 {
+        self.0.buffer.cost()
     }
 
     /// Lets the budget pay for its buffer, if it can, so that it may be held.

@@ -164,7 +164,8 @@ impl Engine {
             board: Board::new(cores()),
             starved: Mutex::default(),
             order: OnceLock::new(),
-            followed: AtomicUsize::new(0),
+            // Nobody is followed yet.
+            followed: AtomicUsize::new(usize::MAX),
             offer: OnceLock::new(),
             options,
             key,
@@ -191,6 +192,8 @@ impl Engine {
                     engine
                         .workers
                         .watch(engine.options.source_timeout, &engine.runner);
+                    // Those whose turn went to flights that hang in the source.
+                    engine.feed_starved(passes::MAX_BACKLOG);
                 }
             });
         if let Err(e) = watch {

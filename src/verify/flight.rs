@@ -220,10 +220,18 @@ impl Flight {
     /// knows yet.
     pub(super) fn deposit(&self, fetch: Fetch, filled: usize) -> bool {
         let Fetch {
-            buffer, base, wanted, ..
+            mut buffer,
+            base,
+            wanted,
+            ..
         } = fetch;
         let end = base.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
         let range = wanted.start..wanted.end.min(end).max(wanted.start);
+        if buffer.is_pinned() {
+            // A mapping shows the rest of a file's last page too, and a source that has grown has bytes there.
+            let signed = usize::try_from(range.end - base).unwrap_or(0);
+            buffer.bytes_mut().get_mut(signed..).unwrap_or_default().fill(0);
+        }
         let fetched = Fetched::new(buffer, self.file.id(), base, range);
         let mut state = self.state.lock();
         let was_ready = state.is_ready();
@@ -265,7 +273,8 @@ impl Flight {
     /// Takes the hashes back after some resources were settled; `true` when there is more to hash already.
     pub(super) fn give_back(&self, passes: Passes) -> bool {
         let mut state = self.state.lock();
-        state.settled = passes.next;
+        // Never backwards: a flight that failed meanwhile has settled the rest, and others may be at it again.
+        state.settled = state.settled.max(passes.next);
         if passes.next >= self.resources.end {
             // Over, maybe before the end of a source that was cut short.
             state.next = self.range.end;

@@ -2,6 +2,7 @@
 //! wait in them for their readers.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -284,6 +285,8 @@ impl Inner {
     /// Lets the oldest blocks go until so many bytes are free; `false` when what is in use leaves no such room.
     fn make_room(&mut self, wanted: u64, limit: u64, dropped: &mut Vec<Arc<VerifiedBlock>>) -> bool {
         let mut freed = 0;
+        // How many of a buffer's blocks leave, by its address.
+        let mut leaving: HashMap<usize, usize> = HashMap::new();
         while self.spent.saturating_add(wanted) > limit.saturating_add(freed) {
             let Some((_, key)) = self.ages.pop_first() else {
                 return false;
@@ -292,7 +295,12 @@ impl Inner {
                 self.spent -= HOLDING_BYTES;
                 // A buffer is freed with the last block in it, and then by its own drop, after this lock.
                 if Arc::strong_count(&old.block) == 1 {
-                    freed += old.block.frees();
+                    let (buffer, blocks) = old.block.shares();
+                    let left = leaving.entry(buffer).or_default();
+                    *left += 1;
+                    if *left == blocks {
+                        freed += old.block.cost();
+                    }
                 }
                 dropped.push(old.block);
             }

@@ -248,6 +248,8 @@ fn stored_key(directory: &OwnedFd) -> Result<[u8; 32], Problem> {
     aws_lc_rs::rand::fill(&mut key)
         .map_err(|_| Problem::Io(io::Error::other("the system gave no random bytes")))?;
     let draft = format!(".{KEY_NAME}.{}.{}", std::process::id(), directory.as_raw_fd());
+    // In containers the next process may have the same number as one that ended before it was done.
+    let _ = unlinkat(directory, draft.as_str(), AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(directory, draft.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(system)?;
     File::from(file).write_all(&key).map_err(Problem::Io)?;

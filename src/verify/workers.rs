@@ -186,18 +186,23 @@ impl Gate {
         next
     }
 
-    /// Takes out the jobs that somebody hears of.
-    fn give_up(&mut self) -> Vec<Job> {
+    /// Takes out the jobs that somebody hears of; and tells the resources that the others would fetch.
+    fn give_up(&mut self) -> (Vec<Job>, Vec<Range<usize>>) {
         let mut given_up = Vec::new();
+        let mut unfetched = Vec::new();
         for queue in [&mut self.waiting, &mut self.patient] {
             for job in std::mem::take(queue) {
-                match job.promise {
-                    Some(_) => given_up.push(job),
-                    None => queue.push_back(job),
+                if job.promise.is_some() {
+                    given_up.push(job);
+                    continue;
                 }
+                if let Want::Fetch(task) = &job.want {
+                    unfetched.push(task.flight().resources.clone());
+                }
+                queue.push_back(job);
             }
         }
-        given_up
+        (given_up, unfetched)
     }
 }
 
@@ -489,7 +494,10 @@ impl Workers {
                 let late = fetching.flat_map(|index| current.file.give_up(index)).collect();
                 (Arc::clone(&current.file), current.promise.clone(), late)
             };
-            late.append(&mut file.gate.lock().give_up());
+            let (mut queued, unfetched) = file.gate.lock().give_up();
+            late.append(&mut queued);
+            // Nobody fetches these while threads that are stuck have all of the file's places.
+            late.extend(unfetched.into_iter().flatten().flat_map(|index| file.give_up(index)));
             let error = || {
                 Err(ReadError::TimedOut {
                     path: file.path().clone(),

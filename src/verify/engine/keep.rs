@@ -55,6 +55,17 @@ impl Engine {
         }
     }
 
+    /// Gives up pinning a file some of which is not what was signed; the rest is served like any other's.
+    pub(super) fn give_up_pin(&self, file: &VerifiedFile) {
+        let mut pin = file.pin.lock();
+        if matches!(*pin, PinState::Filling(_)) {
+            let filling = std::mem::replace(&mut *pin, PinState::Not);
+            drop(pin);
+            // Giving its memory back takes its time.
+            drop(filling);
+        }
+    }
+
     /// Takes what is remembered of a file, before anything else is done with it.
     pub(super) fn recall(&self, file: &VerifiedFile) {
         let worth_it = |_: &&Remembered| file.size() >= MIN_REMEMBERED_BYTES;

@@ -51,30 +51,51 @@ impl Engine {
         }
     }
 
-    /// Sees to it that enough threads fetch for a flight.
-    pub(super) fn feed(&self, flight: &Arc<Flight>) {
-        for _ in 0..flight.recruit() {
+    /// Sees to it that enough threads fetch for a flight; `false` when it needs no more of them.
+    pub(super) fn feed(&self, flight: &Arc<Flight>) -> bool {
+        let recruits = flight.recruit();
+        for _ in 0..recruits {
             let task = FetchTask::new(flight);
             self.workers.submit(Job::fetch(task), &self.runner);
+        }
+        recruits > 0
+    }
+
+    /// Lets so many flights be fetched that had to wait because too much waited to be hashed.
+    pub(super) fn feed_starved(&self, most: usize) {
+        let mut fed = 0;
+        while fed < most && self.board.backlog() <= MAX_BACKLOG {
+            let starved = self.starved.lock().pop_front();
+            let Some(flight) = starved else { break };
+            fed += usize::from(self.feed(&flight));
         }
     }
 
     /// Fetches blocks of a flight until there is none to fetch now, or something to hash and nobody to do it.
     pub(super) fn fetch(&self, task: FetchTask, slot: &Slot) {
         let flight = Arc::clone(task.flight());
+        if flight.is_idle() && self.board.backlog() > MAX_BACKLOG {
+            drop(task);
+            self.starved.lock().push_back(flight);
+            // All may have been hashed meanwhile.
+            self.feed_starved(1);
+            return;
+        }
         let fetched = self.fetch_blocks(&flight, slot);
         drop(task);
         match fetched {
-            Ok(()) => self.feed(&flight),
-            Err(e) => flight.fail(self.source_error(e)),
+            Ok(()) => {
+                self.feed(&flight);
+            }
+            Err(e) => {
+                flight.fail(self.source_error(e));
+                // It will not be hashed, so another takes its turn now.
+                self.feed_starved(1);
+            }
         }
     }
 
     fn fetch_blocks(&self, flight: &Arc<Flight>, slot: &Slot) -> Result<(), SourceError> {
-        if flight.is_idle() && self.board.backlog() > MAX_BACKLOG {
-            self.starved.lock().push_back(Arc::clone(flight));
-            return Ok(());
-        }
         let file = &flight.file;
         let mut reader = None;
         loop {
@@ -109,11 +130,9 @@ impl Engine {
                 if flights.is_empty() {
                     break;
                 }
+                let hashed = flights.len();
                 self.hash(flights);
-                let starved = self.starved.lock().pop_front();
-                if let Some(flight) = starved {
-                    self.feed(&flight);
-                }
+                self.feed_starved(hashed);
             }
         }
     }
@@ -246,6 +265,7 @@ impl Engine {
                     findings.push(finding);
                 }
                 drop(findings);
+                self.give_up_pin(file);
                 for job in file.settle(index, ResourceState::Rejected) {
                     // A check goes on with the others.
                     self.workers.submit(job, &self.runner);
@@ -273,4 +293,4 @@ pub(super) const FLIGHT_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_BLOCKS: usize = 8;
 
 /// Flights that may wait to be hashed before others do not even begin to be fetched.
-const MAX_BACKLOG: usize = 64;
+pub(super) const MAX_BACKLOG: usize = 64;
