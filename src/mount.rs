@@ -7,6 +7,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -42,9 +43,9 @@ pub use table::mounted;
 /// The file system type that the mount table shows.
 pub const TYPE: &str = "fuse.modelfs";
 
-/// Threads that take requests from the kernel. They only decode and hand over, so two keep up; a third
-/// would wait for the same device.
-const KERNEL_THREADS: usize = 2;
+/// Threads that take requests from the kernel, at least and at most. They decode, hand over, and copy out what is at hand;
+/// beyond these, copying is limited by the memory.
+const KERNEL_THREADS: RangeInclusive<usize> = 2..=8;
 
 /// How a model is mounted.
 #[derive(Clone, Debug, Default)]
@@ -281,7 +282,8 @@ fn converse(
     queue: Queue,
 ) -> io::Result<fuser::BackgroundSession> {
     let mut config = fuser::Config::default();
-    config.n_threads = Some(KERNEL_THREADS);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    config.n_threads = Some(cores.clamp(*KERNEL_THREADS.start(), *KERNEL_THREADS.end()));
     config.clone_fd = queue == Queue::PerThread;
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let passes_through = Arc::new(AtomicBool::new(false));
