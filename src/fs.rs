@@ -19,6 +19,8 @@ use crate::verify::State;
 use crate::verify::VerifiedFile;
 
 mod report;
+pub use report::Confinement;
+pub use report::Reach;
 pub use report::Report;
 
 /// The prefix of the extended attributes that every file has.
@@ -32,6 +34,7 @@ pub const BLOCK_BYTES: u32 = 4096;
 #[derive(Debug)]
 pub struct ModelFs {
     tree: ModelTree,
+    sandbox: Confinement,
 }
 
 /// What an inode is.
@@ -103,9 +106,9 @@ pub struct Totals {
 }
 
 impl ModelFs {
-    /// Serves a tree.
-    pub fn new(tree: ModelTree) -> Self {
-        Self { tree }
+    /// Serves a tree, from a process that is confined so far.
+    pub fn new(tree: ModelTree, sandbox: Confinement) -> Self {
+        Self { tree, sandbox }
     }
 
     /// The tree behind it.
@@ -275,7 +278,7 @@ impl ModelFs {
 
     /// What `status` shows.
     pub fn report(&self) -> Report {
-        Report::of(&self.tree)
+        Report::of(&self.tree, &self.sandbox)
     }
 
     fn node(&self, inode: u64) -> Result<&Node, Error> {

@@ -25,8 +25,14 @@ use crate::fuse::FuseAdapter;
 use crate::sys;
 
 mod attach;
+pub mod privileged;
+pub mod sandbox;
 mod table;
 
+use privileged::Asked;
+use privileged::Helper;
+use privileged::Stopped;
+use sandbox::Sandbox;
 use table::Entry;
 use table::Table;
 
@@ -48,22 +54,17 @@ pub struct MountOptions {
     pub allow_exec: bool,
     /// What the mount table shows as the source.
     pub source_name: PathBuf,
+    /// How far the kernel reads ahead, in KiB; its own default when absent. Root alone can set it.
+    pub read_ahead_kib: Option<u32>,
 }
 
 /// A mount that is being served.
 #[derive(Debug)]
 pub struct Session {
-    mounted: Mounted,
+    mountpoint: PathBuf,
+    helper: Arc<Helper>,
     background: fuser::BackgroundSession,
     signals: Signals,
-}
-
-/// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the
-/// names on its way.
-#[derive(Clone, Debug)]
-struct Mounted {
-    path: PathBuf,
-    entry: Option<Entry>,
 }
 
 /// How long a session may take to end once its mount is gone. It goes on when the file system is seen elsewhere,
@@ -77,56 +78,43 @@ enum Event {
 }
 
 impl Session {
-    /// Mounts, and returns when the kernel has been answered: serving has begun.
+    /// Mounts, and returns when the kernel has been answered: serving has begun. That the process confined itself,
+    /// or was told not to, has come before.
     ///
     /// # Errors
     /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
-    pub fn start(fs: Arc<ModelFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
-        let place = prepare(mountpoint)?;
-        if let Err(e) = sys::harden() {
-            log::warn!("this process could not be shut off from debuggers and core files: {e}");
-        }
-        if let Err(e) = sys::raise_descriptor_limit() {
-            log::warn!("the number of files that may be open could not be raised: {e}");
-        }
-        let failed = |error| MountError::Session {
-            mountpoint: place.path.clone(),
-            error,
-        };
+    pub fn start(fs: Arc<ModelFs>, helper: Arc<Helper>, _: &Sandbox) -> Result<Self, MountError> {
         // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+        let signals =
+            Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| MountError::Privileged(e.to_string()))?;
         let (uid, gid) = (
             rustix::process::getuid().as_raw(),
             rustix::process::getgid().as_raw(),
         );
-        let before = Table::read().map_err(failed)?;
-        let device = attach::attach(&place, options)?;
+        let (mountpoint, device) = helper.mount()?;
         let serve = || -> io::Result<fuser::BackgroundSession> {
             let mut config = fuser::Config::default();
             config.n_threads = Some(KERNEL_THREADS);
             config.clone_fd = true;
-            let acl = match options.allow_other {
+            let acl = match helper.options().allow_other {
                 true => fuser::SessionACL::All,
                 false => fuser::SessionACL::Owner,
             };
             let adapter = FuseAdapter::new(fs, uid, gid);
             fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
         };
-        let mounted = Mounted {
-            path: place.path.clone(),
-            entry: new_entry(&before, &place.path),
-        };
         match serve() {
             Ok(background) => Ok(Self {
-                mounted,
+                mountpoint,
+                helper,
                 background,
                 signals,
             }),
-            Err(e) => {
-                if let Err(e) = take_away(&mounted.path, attach::Detach::Lazily) {
-                    log::error!("{}: could not be unmounted again: {e}", mounted.path.display());
+            Err(error) => {
+                if let Err(e) = helper.unmount() {
+                    log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
                 }
-                Err(failed(e))
+                Err(MountError::Session { mountpoint, error })
             }
         }
     }
@@ -138,12 +126,13 @@ impl Session {
     /// When the connection to the kernel breaks, or the mount cannot be taken away.
     pub fn wait(self) -> Result<(), MountError> {
         let Self {
-            mounted,
+            mountpoint,
+            helper,
             background,
             mut signals,
         } = self;
         let failed = |error| MountError::Session {
-            mountpoint: mounted.path.clone(),
+            mountpoint: mountpoint.clone(),
             error,
         };
         let (sender, events) = channel();
@@ -177,32 +166,61 @@ impl Session {
                 Ok(Event::Ended(result)) if !stopping => return result.map_err(failed),
                 Ok(Event::Ended(_)) | Err(()) => return Ok(()),
                 Ok(Event::Signal(signal)) => {
-                    log::info!("{}: signal {signal}, unmounting", mounted.path.display());
-                    match mounted.stop() {
+                    log::info!("{}: signal {signal}, unmounting", mountpoint.display());
+                    match helper.unmount() {
                         Ok(Stopped::Idle) => stopping = true,
                         Ok(Stopped::WhileInUse) => return Ok(()),
                         // Ending now would leave a dead mount; the next signal tries again.
-                        Err(e) => log::error!("{e}"),
+                        Err(Asked::Refused(e)) => log::error!("{e}"),
+                        // Nobody will ever take it away for us: a dead mount is an honest one.
+                        Err(gone @ Asked::Gone) => return Err(failed(gone.into())),
                     }
                 }
             }
         }
     }
 
+    /// Takes the mount away again, for a server that cannot go on.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn undo(&self) -> Result<(), MountError> {
+        let undone = self.helper.unmount().map(drop);
+        undone.map_err(|e| MountError::Session {
+            mountpoint: self.mountpoint.clone(),
+            error: e.into(),
+        })
+    }
+
     /// Where it is mounted.
     pub fn mountpoint(&self) -> &Path {
-        &self.mounted.path
+        &self.mountpoint
     }
 }
 
-/// How a mount was taken away.
-enum Stopped {
-    Idle,
-    WhileInUse,
+/// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the
+/// names on its way.
+#[derive(Clone, Debug)]
+struct Mounted {
+    path: PathBuf,
+    entry: Option<Entry>,
 }
 
 impl Mounted {
-    /// Unmounts because a signal says so.
+    /// What has just been mounted at `path`, given the table from before.
+    fn new(before: &Table, path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            entry: new_entry(before, path),
+        }
+    }
+
+    /// Device number of the file system, as `major:minor`.
+    fn device(&self) -> Option<&str> {
+        self.entry.as_ref().map(Entry::device)
+    }
+
+    /// Unmounts because the server ends.
     fn stop(&self) -> Result<Stopped, MountError> {
         let failed = |path: &Path, problem| MountError::MountPoint {
             path: path.to_owned(),
@@ -390,6 +408,8 @@ pub enum MountError {
         /// What it said.
         message: String,
     },
+    /// The process that mounts refused, or could not be asked: what it said.
+    Privileged(String),
     /// There is no `fusermount3`, which mounts for users other than root.
     NoHelper(io::Error),
     /// The conversation with the kernel failed.
@@ -498,6 +518,7 @@ impl fmt::Display for MountError {
                     mountpoint.display()
                 )
             }
+            Self::Privileged(message) => f.write_str(message),
             Self::NoHelper(e) => {
                 write!(
                     f,

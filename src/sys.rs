@@ -17,9 +17,17 @@ use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 use rustix::fs::openat;
 use rustix::fs::openat2;
+use rustix::thread::CapabilitySet;
+use rustix::thread::CapabilitySets;
+use rustix::thread::capabilities;
+use rustix::thread::clear_ambient_capability_set;
+use rustix::thread::remove_capability_from_bounding_set;
+use rustix::thread::set_capabilities;
 
+mod backing;
 #[cfg(feature = "planted-faults")]
 mod fault_map;
+pub use backing::close_backing;
 #[cfg(feature = "planted-faults")]
 pub use fault_map::mapped_copy;
 
@@ -127,9 +135,7 @@ pub fn reopen(found: &OwnedFd) -> io::Result<File> {
     Ok(File::from(openat(CWD, name, flags, Mode::empty())?))
 }
 
-/// Makes this process hard to tamper with for others of its user: no debugger, no core file and, for root,
-/// no way to gain privileges by executing something. An ordinary user's server must still execute the set-uid
-/// helper that unmounts.
+/// Makes this process hard to tamper with for others of its user: no debugger and no core file.
 ///
 /// # Errors
 /// What the system says.
@@ -139,11 +145,44 @@ pub fn harden() -> io::Result<()> {
         current: Some(0),
         maximum: Some(0),
     };
-    rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
-    if rustix::process::geteuid().is_root() {
-        rustix::thread::set_no_new_privs(true)?;
+    Ok(rustix::process::setrlimit(rustix::process::Resource::Core, none)?)
+}
+
+/// Gives up all capabilities but these, now and for whatever this thread may execute. One that it does not have
+/// it does not get.
+///
+/// # Errors
+/// What the system says.
+pub fn keep_capabilities(keep: CapabilitySet) -> io::Result<()> {
+    let have = capabilities(None)?;
+    // Kernels before 4.3 have no ambient set, and nothing in it.
+    let _ = clear_ambient_capability_set();
+    if have.effective.contains(CapabilitySet::SETPCAP) {
+        for capability in CapabilitySet::all().difference(keep).iter() {
+            // EINVAL: a capability that this kernel does not know yet.
+            match remove_capability_from_bounding_set(capability) {
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
-    Ok(())
+    let kept = have.permitted & keep;
+    Ok(set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?)
+}
+
+/// How many threads this process has.
+///
+/// # Errors
+/// What `open` says; `/proc` must be mounted.
+pub fn count_threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
 /// Allows this process as many open files as it may have: each file that some reader has open is one. The

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use clap::ValueEnum;
 
 use super::exit::EXIT_CODES;
+use crate::mount;
 
 /// Mounts a signed machine-learning model read-only and verifies every byte as it is read.
 #[derive(Debug, Parser)]
@@ -45,6 +46,18 @@ pub(super) enum Command {
     Status {
         /// Where the model is mounted; all mounts when left out.
         mountpoint: Option<PathBuf>,
+    },
+    /// We are the privileged part of a mount: standard input is a socket to the part that serves.
+    #[command(hide = true, name = mount::privileged::COMMAND)]
+    Privileged {
+        #[arg(long, alias = "allow_other")]
+        allow_other: bool,
+        #[arg(long, alias = "allow_exec")]
+        allow_exec: bool,
+        #[arg(long, alias = "read_ahead")]
+        read_ahead: Option<u32>,
+        source: PathBuf,
+        mountpoint: PathBuf,
     },
 }
 
@@ -188,6 +201,9 @@ pub(super) struct ServeArgs {
     /// Let readers map files as executable code.
     #[arg(long, alias = "allow_exec")]
     pub(super) allow_exec: bool,
+    /// Do not confine the server to what serving takes.
+    #[arg(long, alias = "no_sandbox")]
+    pub(super) no_sandbox: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,

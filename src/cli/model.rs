@@ -14,6 +14,7 @@ use super::bundle::BundleFile;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+use crate::path::ModelPath;
 use crate::policy::ModelLocation;
 use crate::source::Links;
 use crate::source::ModelDir;
@@ -25,21 +26,32 @@ use crate::tree::ModelTree;
 use crate::tree::ShownBundle;
 use crate::tree::TreeProblem;
 use crate::tree::TreeProblemKind;
+use crate::trust::TrustAnchors;
 use crate::verify::Engine;
 use crate::verify::Options;
 
-/// Checks the signature, then ties what it covers to the model on disk.
-pub(super) fn bind(
+/// A model and what is to be trusted, opened and read; not one byte of the bundle was looked at yet. What comes
+/// after needs nothing but the model's own files, so that a process can confine itself to them in between.
+#[derive(Debug)]
+pub(super) struct Opened {
+    bundle: BundleFile,
+    /// The bundle's name in the model, when it lies inside.
+    inside: Option<ModelPath>,
+    anchors: TrustAnchors,
+    source: ModelDir,
+}
+
+/// Opens a model and reads all files besides it that a command needs.
+pub(super) fn open(
     bundle: &Path,
     model: &Path,
     trust: &TrustArgs,
     tree: &TreeArgs,
-    limits: &LimitArgs,
-) -> Result<Binding, Failure> {
+) -> Result<Opened, Failure> {
     anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
     let bundle = BundleFile::read(bundle, Some(place.path()))?;
-    let trusted = anchors::verify(trust, &bundle, &place)?;
+    let anchors = anchors::load(trust, &place)?;
     let links = match tree.allow_symlinks {
         true => Links::Follow,
         false => Links::Refuse,
@@ -50,13 +62,33 @@ pub(super) fn bind(
         let message = format!("{} has moved while it was opened: try again", shown(model));
         return Err(Failure::new(Exit::Io, message));
     }
-    let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
-    let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
-        path,
-        bytes: bundle.bytes.into(),
-    });
-    ModelTree::bind(trusted, source, engine, inside)
-        .map_err(|e| Failure::about(Exit::TreeDiffers, &shown(model).to_string(), &e))
+    Ok(Opened {
+        inside: bundle.path_within(place.path()),
+        bundle,
+        anchors,
+        source,
+    })
+}
+
+impl Opened {
+    /// The model, whose content nobody has vouched for yet.
+    pub(super) fn source(&self) -> &ModelDir {
+        &self.source
+    }
+
+    /// Checks the signature, then ties what it covers to the model on disk.
+    pub(super) fn bind(self, limits: &LimitArgs) -> Result<Binding, Failure> {
+        let trusted = anchors::verify(&self.anchors, &self.bundle)?;
+        let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
+        let model = shown(self.source.path()).to_string();
+        let bytes = self.bundle.bytes;
+        let inside = self.inside.map(|path| ShownBundle {
+            path,
+            bytes: bytes.into(),
+        });
+        ModelTree::bind(trusted, self.source, engine, inside)
+            .map_err(|e| Failure::about(Exit::TreeDiffers, &model, &e))
+    }
 }
 
 /// A problem with the model's root, or with a folder in it.

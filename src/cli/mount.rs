@@ -14,11 +14,11 @@ use data_encoding::HEXLOWER;
 use serde_json::Value;
 use serde_json::json;
 
-use super::anchors;
 use super::args::MountArgs;
 use super::args::Unsigned;
 use super::args::When;
 use super::background;
+use super::background::Background;
 use super::background::Start;
 use super::bundle::shown;
 use super::exit::Exit;
@@ -28,14 +28,24 @@ use super::failure::render;
 use super::log;
 use super::log::Destination;
 use super::model;
+use super::model::Opened;
 use super::model::Problems;
+use crate::fs::Confinement;
 use crate::fs::ModelFs;
+use crate::fs::Reach;
 use crate::fs::Report;
 use crate::mount;
 use crate::mount::MountError;
 use crate::mount::MountOptions;
 use crate::mount::Session;
+use crate::mount::privileged::Helper;
+use crate::mount::sandbox::May;
+use crate::mount::sandbox::Needs;
+use crate::mount::sandbox::Place;
+use crate::mount::sandbox::Sandbox;
 use crate::path::Escaped;
+use crate::source::ModelDir;
+use crate::sys;
 use crate::tree::Ignored;
 use crate::tree::ModelTree;
 
@@ -69,12 +79,67 @@ pub(super) fn run(
         )
     })?;
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
-    let tree = prepare(args, json)?;
+    let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+    // All that is opened outside of the model is opened here, before the process confines itself.
+    let helper = start_helper(args, opened.source())?;
+    let log =
+        match (half, log_file.map(Destination::File)) {
+            (Half::Caller, None) => Log::AsItIs,
+            (Half::Caller, Some(file)) => Log::To(file),
+            (Half::Server, file) => {
+                let background = Background::prepare(file.unwrap_or_else(Destination::system));
+                Log::InBackground(background.map_err(|e| {
+                    Failure::new(Exit::MountFailed, format!("/dev/null cannot be opened: {e}"))
+                })?)
+            }
+        };
+    let descriptors = sys::raise_descriptor_limit();
+    let sandbox = confine(args, opened.source())?;
+    let tree = prepare(args, json, opened)?;
     // Only now: what is found before is told as the command's own result, once.
     log::start(Destination::standard_error(), level);
-    let served = serve(tree, args, json, half, log_file);
+    if let Err(e) = descriptors {
+        ::log::warn!("the number of files that may be open could not be raised: {e}");
+    }
+    let served = serve(tree, args, json, (helper, sandbox), log);
     ::log::logger().flush();
     served.map(|()| Exit::Done.into())
+}
+
+/// Where a server logs once it serves.
+enum Log {
+    AsItIs,
+    To(Destination),
+    InBackground(Background),
+}
+
+/// Starts the process that mounts, while nothing has been read yet that could tell it what.
+fn start_helper(args: &MountArgs, source: &ModelDir) -> Result<Arc<Helper>, Failure> {
+    let options = MountOptions {
+        allow_other: args.serve.allow_other,
+        allow_exec: args.serve.allow_exec,
+        source_name: source.path().to_path_buf(),
+        read_ahead_kib: None,
+    };
+    let helper = Helper::start(&args.mountpoint, options).map_err(|e| of_mount(&e))?;
+    Ok(Arc::new(helper))
+}
+
+/// Confines this process to reading the model, unless it is told not to.
+fn confine(args: &MountArgs, source: &ModelDir) -> Result<Sandbox, Failure> {
+    if args.serve.no_sandbox {
+        return Ok(Sandbox::decline());
+    }
+    let root = source.root().map_err(|e| model::of_source(&e))?;
+    let mut places = vec![Place::new(root, May::Read)];
+    // Where there is none, mounting will say so.
+    places.extend(Place::at(Path::new("/dev/fuse"), May::Device));
+    let needs = Needs {
+        places,
+        reads_anywhere: source.follows_links(),
+        backing: false,
+    };
+    Sandbox::enter(needs).map_err(|e| Failure::of(Exit::MountFailed, &e))
 }
 
 fn in_background(arguments: &[OsString]) -> Result<ExitCode, Failure> {
@@ -105,9 +170,8 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 }
 
 /// All checks that come before the mount: what is wrong now is refused now.
-fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
-    anchors::refuse_keyless(&args.trust)?;
-    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, &args.limits)?;
+fn prepare(args: &MountArgs, json: bool, opened: Opened) -> Result<ModelTree, Failure> {
+    let binding = opened.bind(&args.limits)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
@@ -143,28 +207,20 @@ fn serve(
     tree: ModelTree,
     args: &MountArgs,
     json: bool,
-    half: Half,
-    log_file: Option<File>,
+    (helper, sandbox): (Arc<Helper>, Sandbox),
+    log: Log,
 ) -> Result<(), Failure> {
-    let options = MountOptions {
-        allow_other: args.serve.allow_other,
-        allow_exec: args.serve.allow_exec,
-        source_name: tree.source_path().to_path_buf(),
-    };
-    let fs = Arc::new(ModelFs::new(tree));
-    let session = Session::start(Arc::clone(&fs), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
+    let fs = Arc::new(ModelFs::new(tree, sandbox.confinement().clone()));
+    let session = Session::start(Arc::clone(&fs), helper, &sandbox).map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
     if json {
         super::print(&render(&mounted_data(fs.tree(), &mountpoint)));
     }
-    let log_is_elsewhere = log_file.is_some() || half == Half::Server;
-    match (half, log_file.map(Destination::File)) {
-        (Half::Caller, None) => {}
-        (Half::Caller, Some(file)) => log::redirect(file),
-        (Half::Server, file) => {
-            let log = file.unwrap_or_else(Destination::system);
-            background::detach(log).map_err(|e| give_up(&mountpoint, &e))?;
-        }
+    let log_is_elsewhere = !matches!(log, Log::AsItIs);
+    match log {
+        Log::AsItIs => {}
+        Log::To(destination) => log::redirect(destination),
+        Log::InBackground(background) => background.detach().map_err(|e| give_up(&session, &e))?,
     }
     let about = fs.tree().model();
     ::log::info!(
@@ -188,14 +244,14 @@ fn serve(
 }
 
 /// Undoes a mount that nobody knows of: the caller has gone before it was told.
-fn give_up(mountpoint: &Path, why: &io::Error) -> Failure {
-    let undone = mount::unmount(mountpoint);
+fn give_up(session: &Session, why: &io::Error) -> Failure {
+    let undone = session.undo();
     let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted again".to_owned());
     let failure = Failure::new(
         Exit::MountFailed,
         format!(
             "{}: the server cannot go into the background ({why}): {outcome}",
-            shown(mountpoint)
+            shown(session.mountpoint())
         ),
     );
     ::log::error!("{}", failure.line());
@@ -234,6 +290,13 @@ fn verify_in_background(fs: Arc<ModelFs>) {
 
 fn of_mount(error: &MountError) -> Failure {
     Failure::of(Exit::MountFailed, error)
+}
+
+/// Is the privileged part of a mount until its serving part is gone.
+pub(super) fn privileged(mountpoint: &Path, options: &MountOptions) -> Result<String, Failure> {
+    mount::privileged::serve(mountpoint, options)
+        .map_err(|e| Failure::new(Exit::Unforeseen, format!("nobody to serve: {e}")))?;
+    Ok(String::new())
 }
 
 /// Undoes a mount.
@@ -320,6 +383,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
                 refused.resources, refused.changed_reads, refused.source_errors
             ),
         ),
+        ("sandbox", confinement(&report.sandbox)),
         (
             "server",
             format!("modelfs {}, process {}", safe(&report.version), report.pid),
@@ -338,4 +402,24 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         let _ = writeln!(out, "  {}: {}", plain(&problem.state), plain(detail));
     }
     out
+}
+
+/// What a server may still do, in a line.
+fn confinement(sandbox: &Confinement) -> String {
+    if !sandbox.on {
+        return "none: the server may do all that its user may".to_owned();
+    }
+    let files = match (sandbox.landlock, sandbox.reads) {
+        (0, _) => "no Landlock in this kernel, so any file that its user may use".to_owned(),
+        (version, Reach::Model) => format!("reads the model and nothing else (Landlock {version})"),
+        (version, Reach::Anything) => {
+            format!("reads any file, for links lead out of the model, and writes none (Landlock {version})")
+        }
+    };
+    let calls = if sandbox.seccomp {
+        "the system calls of serving only (seccomp)"
+    } else {
+        "no seccomp in this kernel, so any system call"
+    };
+    format!("no privileges; {files}; {calls}")
 }

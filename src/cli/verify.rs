@@ -28,7 +28,8 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         .iter()
         .map(|path| path_in_model(path, &args.model))
         .collect::<Result<Vec<_>, _>>()?;
-    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, &args.limits)?;
+    let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+    let binding = opened.bind(&args.limits)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
