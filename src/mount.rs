@@ -5,6 +5,7 @@
 //! directory.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::fuse::FuseAdapter;
 use crate::sys;
 
 mod attach;
+mod handed;
 pub mod privileged;
 pub mod sandbox;
 mod table;
@@ -36,6 +38,7 @@ use sandbox::Sandbox;
 use table::Entry;
 use table::Table;
 
+pub use handed::HandedOver;
 pub use table::mounted;
 
 /// The file system type that the mount table shows.
@@ -61,10 +64,27 @@ pub struct MountOptions {
 /// A mount that is being served.
 #[derive(Debug)]
 pub struct Session {
-    mountpoint: PathBuf,
-    helper: Arc<Helper>,
+    place: Standing,
     background: fuser::BackgroundSession,
     signals: Signals,
+}
+
+/// How a mount comes about.
+#[derive(Debug)]
+pub enum Attachment {
+    /// The privileged part makes it.
+    Ours(Arc<Helper>),
+    /// Somebody else has made it. Who may read is for the kernel to say, by the options of that mount.
+    Theirs(HandedOver),
+}
+
+/// Whose the mount is.
+#[derive(Debug)]
+enum Standing {
+    /// Ours, here; the privileged part takes it away.
+    Ours(PathBuf, Arc<Helper>),
+    /// Somebody else made it and will take it away; this is what they called it.
+    Theirs(PathBuf),
 }
 
 /// How long a session may take to end once its mount is gone. It goes on when the file system is seen elsewhere,
@@ -78,56 +98,74 @@ enum Event {
 }
 
 impl Session {
-    /// Mounts, and returns when the kernel has been answered: serving has begun. That the process confined itself,
-    /// or was told not to, has come before.
+    /// Mounts, or takes a mount over, and returns when the kernel has been answered: serving has begun. That the
+    /// process confined itself, or was told not to, has come before.
     ///
     /// # Errors
-    /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
-    pub fn start(fs: Arc<ModelFs>, helper: Arc<Helper>, _: &Sandbox) -> Result<Self, MountError> {
+    /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then. When nothing
+    /// is mounted with a device that was handed over, or the kernel does not talk to us.
+    pub fn start(fs: Arc<ModelFs>, attachment: Attachment, _: &Sandbox) -> Result<Self, MountError> {
         // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
         let signals =
             Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| MountError::Privileged(e.to_string()))?;
-        let (uid, gid) = (
-            rustix::process::getuid().as_raw(),
-            rustix::process::getgid().as_raw(),
-        );
-        let (mountpoint, device) = helper.mount()?;
-        let serve = || -> io::Result<fuser::BackgroundSession> {
-            let mut config = fuser::Config::default();
-            config.n_threads = Some(KERNEL_THREADS);
-            config.clone_fd = true;
-            let acl = match helper.options().allow_other {
-                true => fuser::SessionACL::All,
-                false => fuser::SessionACL::Owner,
-            };
-            let adapter = FuseAdapter::new(fs, uid, gid);
-            fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
-        };
-        match serve() {
-            Ok(background) => Ok(Self {
-                mountpoint,
-                helper,
-                background,
-                signals,
-            }),
-            Err(error) => {
-                if let Err(e) = helper.unmount() {
-                    log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
+        #[cfg(feature = "planted-faults")]
+        if let Some(file) = fs.tree().files().first() {
+            sandbox::break_out::run_if_planted(&fs.tree().source_path().join(file.path().as_str()));
+        }
+        match attachment {
+            Attachment::Ours(helper) => {
+                let (mountpoint, device) = helper.mount()?;
+                let acl = match helper.options().allow_other {
+                    true => fuser::SessionACL::All,
+                    false => fuser::SessionACL::Owner,
+                };
+                match converse(fs, device, acl) {
+                    Ok(background) => Ok(Self {
+                        place: Standing::Ours(mountpoint, helper),
+                        background,
+                        signals,
+                    }),
+                    Err(error) => {
+                        if let Err(e) = helper.unmount() {
+                            log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
+                        }
+                        Err(MountError::Session { mountpoint, error })
+                    }
                 }
-                Err(MountError::Session { mountpoint, error })
+            }
+            Attachment::Theirs(handed) => {
+                let (device, name) = handed.into_parts();
+                let background = converse(fs, device, fuser::SessionACL::All).map_err(|error| match error
+                    .raw_os_error()
+                {
+                    Some(libc::EPERM) => MountError::MountPoint {
+                        path: name.clone(),
+                        problem: Problem::NotMountedWith,
+                    },
+                    _ => MountError::Session {
+                        mountpoint: name.clone(),
+                        error,
+                    },
+                })?;
+                Ok(Self {
+                    place: Standing::Theirs(name),
+                    background,
+                    signals,
+                })
             }
         }
     }
 
     /// Serves until somebody unmounts, or until SIGTERM, SIGINT or SIGHUP does. With files open the mount then
     /// leaves the tree at once; their readers get errors when this process ends, and none waits for the others.
+    /// A mount that somebody else made is theirs to take away: it stays, and answers ENOTCONN.
     ///
     /// # Errors
     /// When the connection to the kernel breaks, or the mount cannot be taken away.
     pub fn wait(self) -> Result<(), MountError> {
+        let mountpoint = self.mountpoint().to_owned();
         let Self {
-            mountpoint,
-            helper,
+            place,
             background,
             mut signals,
         } = self;
@@ -166,6 +204,11 @@ impl Session {
                 Ok(Event::Ended(result)) if !stopping => return result.map_err(failed),
                 Ok(Event::Ended(_)) | Err(()) => return Ok(()),
                 Ok(Event::Signal(signal)) => {
+                    let Standing::Ours(_, helper) = &place else {
+                        let name = mountpoint.display();
+                        log::info!("{name}: signal {signal}, ending; the mount is not ours to undo");
+                        return Ok(());
+                    };
                     log::info!("{}: signal {signal}, unmounting", mountpoint.display());
                     match helper.unmount() {
                         Ok(Stopped::Idle) => stopping = true,
@@ -185,17 +228,37 @@ impl Session {
     /// # Errors
     /// When it cannot be.
     pub fn undo(&self) -> Result<(), MountError> {
-        let undone = self.helper.unmount().map(drop);
-        undone.map_err(|e| MountError::Session {
-            mountpoint: self.mountpoint.clone(),
+        let Standing::Ours(mountpoint, helper) = &self.place else {
+            return Ok(());
+        };
+        helper.unmount().map(drop).map_err(|e| MountError::Session {
+            mountpoint: mountpoint.clone(),
             error: e.into(),
         })
     }
 
-    /// Where it is mounted.
+    /// Where it is mounted; for a mount that somebody else made, the name it was handed over under.
     pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
+        match &self.place {
+            Standing::Ours(mountpoint, _) => mountpoint,
+            Standing::Theirs(name) => name,
+        }
     }
+}
+
+/// Answers the kernel's first request, and has threads answer all others.
+fn converse(
+    fs: Arc<ModelFs>,
+    device: OwnedFd,
+    acl: fuser::SessionACL,
+) -> io::Result<fuser::BackgroundSession> {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(KERNEL_THREADS);
+    // Each thread has a device of its own, unless this process was handed one and cannot open others.
+    config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    let adapter = FuseAdapter::new(fs, uid.as_raw(), gid.as_raw());
+    fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
 }
 
 /// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the
@@ -436,6 +499,12 @@ pub enum Problem {
     Covered,
     /// No model is mounted there.
     NotMounted,
+    /// It names a descriptor that is not open.
+    NoDescriptor,
+    /// It names a descriptor of something else.
+    NoFuseDevice,
+    /// It names a device with which nothing is mounted.
+    NotMountedWith,
     /// Files of the mounted model are open.
     Busy,
     /// The server of the mount is gone.
@@ -485,6 +554,20 @@ impl fmt::Display for MountError {
                     Problem::NotMounted => write!(
                         f,
                         "{path}: no model is mounted here; findmnt -t {TYPE} lists them"
+                    ),
+                    Problem::NoDescriptor => write!(
+                        f,
+                        "{path}: this descriptor is not open; whoever mounts must leave it open for modelfs"
+                    ),
+                    Problem::NoFuseDevice => {
+                        write!(
+                            f,
+                            "{path}: this descriptor is not /dev/fuse; hand over the one that was mounted with"
+                        )
+                    }
+                    Problem::NotMountedWith => write!(
+                        f,
+                        "{path}: nothing is mounted with this device; mount first, then hand it over"
                     ),
                     Problem::Busy => {
                         write!(

@@ -116,9 +116,11 @@ impl ModelDir {
     /// not used.
     ///
     /// # Errors
-    /// When nothing is there, or something that is no regular file.
+    /// When nothing is there, something that is no regular file, or one that this process may not read.
     pub fn size_of(&self, path: &ModelPath) -> Result<u64, SourceError> {
-        Ok(self.find(path)?.1)
+        let (found, size) = self.find(path)?;
+        sys::may_read(&found).map_err(|e| SourceError::at(path, e))?;
+        Ok(size)
     }
 
     /// Opens a regular file for reading.

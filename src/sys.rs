@@ -7,14 +7,19 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::path::Path;
 
+use rustix::fs::Access;
+use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Dir;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
+use rustix::fs::accessat;
 use rustix::fs::openat;
 use rustix::fs::openat2;
 use rustix::thread::CapabilitySet;
@@ -24,9 +29,13 @@ use rustix::thread::clear_ambient_capability_set;
 use rustix::thread::remove_capability_from_bounding_set;
 use rustix::thread::set_capabilities;
 
+#[cfg(feature = "planted-faults")]
+mod attempt;
 mod backing;
 #[cfg(feature = "planted-faults")]
 mod fault_map;
+#[cfg(feature = "planted-faults")]
+pub use attempt::attempt;
 pub use backing::close_backing;
 #[cfg(feature = "planted-faults")]
 pub use fault_map::mapped_copy;
@@ -125,6 +134,23 @@ pub fn is_kernel_interface(found: &OwnedFd) -> bool {
     })
 }
 
+/// Whether this process may open for reading what [`find`] found. What everybody may read is not asked about.
+///
+/// # Errors
+/// `EACCES` when it may not, and what `fstat` says.
+pub fn may_read(found: &OwnedFd) -> io::Result<()> {
+    const EVERYBODY: u32 = 0o444;
+    if rustix::fs::fstat(found)?.st_mode & EVERYBODY == EVERYBODY {
+        return Ok(());
+    }
+    let flags = AtFlags::EMPTY_PATH | AtFlags::EACCESS;
+    match accessat(found, "", Access::READ_OK, flags) {
+        // Before Linux 5.8 opening it will tell.
+        Err(rustix::io::Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// Opens for reading what [`find`] found: the same inode, whatever its name leads to by now.
 ///
 /// # Errors
@@ -200,6 +226,20 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
         rustix::process::Resource::Nofile,
         raised,
     )?)
+}
+
+/// Takes over a descriptor that this process was started with, and keeps it from programs started later.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only the one caller in `mount` comes here, which has seen that the number is an open FUSE device, before
+    // this process has opened one itself; so nothing else here owns the descriptor. A number that is not open makes
+    // the call below fail, and closing it then fails as well and touches nothing.
+    #[allow(unsafe_code, reason = "a number from the command line is all there is")]
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(descriptor)
 }
 
 /// Keeps all descriptors but the standard streams from programs that this one starts: what the caller of a

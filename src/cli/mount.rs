@@ -35,6 +35,8 @@ use crate::fs::ModelFs;
 use crate::fs::Reach;
 use crate::fs::Report;
 use crate::mount;
+use crate::mount::Attachment;
+use crate::mount::HandedOver;
 use crate::mount::MountError;
 use crate::mount::MountOptions;
 use crate::mount::Session;
@@ -68,8 +70,10 @@ pub(super) fn run(
     half: Half,
     arguments: &[OsString],
 ) -> Result<ExitCode, Failure> {
+    // Before anything is opened: the number must mean what it meant to whoever started us.
+    let handed = HandedOver::find(&args.mountpoint).map_err(|e| of_mount(&e))?;
     if !args.serve.foreground && half == Half::Caller {
-        return in_background(arguments);
+        return in_background(arguments, handed.as_ref());
     }
     let level = std::env::var("MODELFS_LOG").ok();
     let level = log::level(level.as_deref()).ok_or_else(|| {
@@ -81,7 +85,10 @@ pub(super) fn run(
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
     let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
     // All that is opened outside of the model is opened here, before the process confines itself.
-    let helper = start_helper(args, opened.source())?;
+    let attachment = match handed {
+        Some(handed) => Attachment::Theirs(handed),
+        None => Attachment::Ours(start_helper(args, opened.source())?),
+    };
     let log =
         match (half, log_file.map(Destination::File)) {
             (Half::Caller, None) => Log::AsItIs,
@@ -101,7 +108,7 @@ pub(super) fn run(
     if let Err(e) = descriptors {
         ::log::warn!("the number of files that may be open could not be raised: {e}");
     }
-    let served = serve(tree, args, json, (helper, sandbox), log);
+    let served = serve(tree, args, json, (attachment, sandbox), log);
     ::log::logger().flush();
     served.map(|()| Exit::Done.into())
 }
@@ -142,8 +149,8 @@ fn confine(args: &MountArgs, source: &ModelDir) -> Result<Sandbox, Failure> {
     Sandbox::enter(needs).map_err(|e| Failure::of(Exit::MountFailed, &e))
 }
 
-fn in_background(arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    match background::start(arguments) {
+fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<ExitCode, Failure> {
+    match background::start(arguments, handed) {
         Ok(Start::Serving) => Ok(Exit::Done.into()),
         Ok(Start::Ended(status)) => match status.code().and_then(|code| u8::try_from(code).ok()) {
             // It would have said that it serves.
@@ -207,11 +214,11 @@ fn serve(
     tree: ModelTree,
     args: &MountArgs,
     json: bool,
-    (helper, sandbox): (Arc<Helper>, Sandbox),
+    (attachment, sandbox): (Attachment, Sandbox),
     log: Log,
 ) -> Result<(), Failure> {
     let fs = Arc::new(ModelFs::new(tree, sandbox.confinement().clone()));
-    let session = Session::start(Arc::clone(&fs), helper, &sandbox).map_err(|e| of_mount(&e))?;
+    let session = Session::start(Arc::clone(&fs), attachment, &sandbox).map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
     if json {
         super::print(&render(&mounted_data(fs.tree(), &mountpoint)));

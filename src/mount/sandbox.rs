@@ -34,6 +34,8 @@ use crate::fs::Confinement;
 use crate::fs::Reach;
 use crate::sys;
 
+#[cfg(feature = "planted-faults")]
+pub(super) mod break_out;
 mod filter;
 
 /// The version of Landlock that was tried out. Its rights are asked for as far as the kernel has them; a right of

@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod handed_over;
 mod life;
 mod names;
 mod ordinary_user;
@@ -16,6 +17,7 @@ mod read_only;
 mod reading;
 mod refusals;
 mod resources;
+mod sandbox;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
