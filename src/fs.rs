@@ -106,9 +106,17 @@ pub struct Totals {
 }
 
 impl ModelFs {
-    /// Serves a tree, from a process that is confined so far.
-    pub fn new(tree: ModelTree, sandbox: Confinement) -> Self {
-        Self { tree, sandbox }
+    /// Serves a tree.
+    pub fn new(tree: ModelTree) -> Self {
+        Self {
+            tree,
+            sandbox: Confinement::default(),
+        }
+    }
+
+    /// Has reports say that the process which serves it is confined so far.
+    pub fn in_sandbox(self, sandbox: Confinement) -> Self {
+        Self { sandbox, ..self }
     }
 
     /// The tree behind it.

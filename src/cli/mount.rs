@@ -217,7 +217,7 @@ fn serve(
     (attachment, sandbox): (Attachment, Sandbox),
     log: Log,
 ) -> Result<(), Failure> {
-    let fs = Arc::new(ModelFs::new(tree, sandbox.confinement().clone()));
+    let fs = Arc::new(ModelFs::new(tree).in_sandbox(sandbox.confinement().clone()));
     let session = Session::start(Arc::clone(&fs), attachment, &sandbox).map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
     if json {
