@@ -14,6 +14,7 @@ mod inspect;
 mod log;
 mod model;
 mod mount;
+mod service;
 mod verify;
 
 use std::ffi::OsString;
@@ -32,8 +33,6 @@ use exit::Exit;
 use failure::Failure;
 use failure::render;
 use mount::Half;
-
-use crate::mount::MountOptions;
 
 /// Runs the command that the arguments, the program's name first, ask for.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -76,21 +75,8 @@ fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<ExitCode, Failur
         Command::Verify(args) => verify::run(&args, json)?,
         Command::Inspect(args) => inspect::run(&args, json)?,
         Command::Status { mountpoint } => mount::status(mountpoint.as_deref(), json)?,
-        Command::Privileged {
-            allow_other,
-            allow_exec,
-            read_ahead,
-            source,
-            mountpoint,
-        } => {
-            let options = MountOptions {
-                allow_other,
-                allow_exec,
-                source_name: source,
-                read_ahead_kib: read_ahead,
-            };
-            mount::privileged(&mountpoint, &options)?
-        }
+        Command::Privileged(args) => mount::privileged(&args)?,
+        Command::Attach(args) => mount::attach(&args)?,
     };
     print(&text);
     Ok(Exit::Done.into())

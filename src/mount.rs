@@ -237,6 +237,16 @@ impl Session {
         })
     }
 
+    /// Asks the kernel something that only we can answer, and returns whether there was an answer; hangs where there
+    /// is none. A mount that somebody else made has no place that we know of, and counts as answering.
+    pub fn pulse(&self) -> impl Fn() -> bool + Send + 'static {
+        let path = match &self.place {
+            Standing::Ours(mountpoint, _) => Some(mountpoint.clone()),
+            Standing::Theirs(_) => None,
+        };
+        move || path.as_ref().is_none_or(|path| !is_dead(path))
+    }
+
     /// Where it is mounted; for a mount that somebody else made, the name it was handed over under.
     pub fn mountpoint(&self) -> &Path {
         match &self.place {

@@ -143,8 +143,8 @@ pub fn may_read(found: &OwnedFd) -> io::Result<()> {
     if rustix::fs::fstat(found)?.st_mode & EVERYBODY == EVERYBODY {
         return Ok(());
     }
-    let flags = AtFlags::EMPTY_PATH | AtFlags::EACCESS;
-    match accessat(found, "", Access::READ_OK, flags) {
+    let name = format!("/proc/self/fd/{}", found.as_raw_fd());
+    match accessat(CWD, name, Access::READ_OK, AtFlags::EACCESS) {
         // Before Linux 5.8 opening it will tell.
         Err(rustix::io::Errno::NOSYS) => Ok(()),
         other => Ok(other?),

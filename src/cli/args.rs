@@ -49,16 +49,25 @@ pub(super) enum Command {
     },
     /// We are the privileged part of a mount: standard input is a socket to the part that serves.
     #[command(hide = true, name = mount::privileged::COMMAND)]
-    Privileged {
-        #[arg(long, alias = "allow_other")]
-        allow_other: bool,
-        #[arg(long, alias = "allow_exec")]
-        allow_exec: bool,
-        #[arg(long, alias = "read_ahead")]
-        read_ahead: Option<u32>,
-        source: PathBuf,
-        mountpoint: PathBuf,
-    },
+    Privileged(AttachArgs),
+    /// Mount, and give the device to the service manager for the server that it starts next.
+    #[command(hide = true)]
+    Attach(AttachArgs),
+}
+
+/// A mount without a server yet.
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    #[arg(long, alias = "allow_other")]
+    pub(super) allow_other: bool,
+    #[arg(long, alias = "allow_exec")]
+    pub(super) allow_exec: bool,
+    #[arg(long, alias = "read_ahead")]
+    pub(super) read_ahead: Option<u32>,
+    /// What the mount table shows as the source.
+    pub(super) source: PathBuf,
+    /// An empty folder.
+    pub(super) mountpoint: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -279,8 +279,8 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, unit.unwrap_or(&"EiB"))
 }
 
-/// Progress of a whole-tree check on standard error, when that is a terminal.
-pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
+/// Progress of a whole-tree check on standard error, when that is a terminal, and to whoever else wants to hear of it.
+pub(super) fn verify_all(tree: &ModelTree, tell: &dyn Fn(u64, u64)) -> Vec<ContentProblem> {
     let bar = indicatif::ProgressBar::new(tree.model().total_bytes);
     if let Ok(style) = indicatif::ProgressStyle::with_template(
         "verifying {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
@@ -290,6 +290,7 @@ pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
     let problems = tree.verify_all(&|done, total| {
         bar.set_length(total);
         bar.set_position(done.min(total));
+        tell(done, total);
     });
     bar.finish_and_clear();
     problems

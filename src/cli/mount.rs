@@ -1,19 +1,25 @@
 //! `modelfs mount`, `unmount` and `status`.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use data_encoding::HEXLOWER;
+use sd_notify::NotifyState;
 use serde_json::Value;
 use serde_json::json;
 
+use super::args::AttachArgs;
 use super::args::MountArgs;
 use super::args::Unsigned;
 use super::args::When;
@@ -30,6 +36,7 @@ use super::log::Destination;
 use super::model;
 use super::model::Opened;
 use super::model::Problems;
+use super::service::Manager;
 use crate::fs::Confinement;
 use crate::fs::ModelFs;
 use crate::fs::Reach;
@@ -60,6 +67,9 @@ pub(super) enum Half {
     Server,
 }
 
+/// How often at most the service manager hears of progress.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Most problems that are listed one by one before a mount is refused; `verify` lists all.
 const MAX_LISTED: usize = 10;
 
@@ -85,6 +95,10 @@ pub(super) fn run(
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
     let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
     // All that is opened outside of the model is opened here, before the process confines itself.
+    let manager = Manager::connect().map(Arc::new);
+    if let (Some(manager), Some(_)) = (&manager, &handed) {
+        manager.forget();
+    }
     let attachment = match handed {
         Some(handed) => Attachment::Theirs(handed),
         None => Attachment::Ours(start_helper(args, opened.source())?),
@@ -102,14 +116,24 @@ pub(super) fn run(
         };
     let descriptors = sys::raise_descriptor_limit();
     let sandbox = confine(args, opened.source())?;
-    let tree = prepare(args, json, opened)?;
-    // Only now: what is found before is told as the command's own result, once.
-    log::start(Destination::standard_error(), level);
-    if let Err(e) = descriptors {
-        ::log::warn!("the number of files that may be open could not be raised: {e}");
-    }
-    let served = serve(tree, args, json, (attachment, sandbox), log);
+    let run = || {
+        let tree = prepare(args, json, opened, manager.as_deref())?;
+        // Only now: what is found before is told as the command's own result, once.
+        log::start(Destination::standard_error(), level);
+        if let Err(e) = descriptors {
+            ::log::warn!("the number of files that may be open could not be raised: {e}");
+        }
+        serve(tree, args, json, (attachment, sandbox), log, manager.as_ref())
+    };
+    let served = run();
     ::log::logger().flush();
+    if let Some(manager) = &manager {
+        // Only now: who waits for the end of this service expects the mount to be gone.
+        match &served {
+            Ok(()) => manager.tell(&[NotifyState::Stopping]),
+            Err(failure) => manager.tell(&[NotifyState::Stopping, NotifyState::Status(&failure.line())]),
+        }
+    }
     served.map(|()| Exit::Done.into())
 }
 
@@ -177,7 +201,12 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 }
 
 /// All checks that come before the mount: what is wrong now is refused now.
-fn prepare(args: &MountArgs, json: bool, opened: Opened) -> Result<ModelTree, Failure> {
+fn prepare(
+    args: &MountArgs,
+    json: bool,
+    opened: Opened,
+    manager: Option<&Manager>,
+) -> Result<ModelTree, Failure> {
     let binding = opened.bind(&args.limits)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
@@ -189,7 +218,17 @@ fn prepare(args: &MountArgs, json: bool, opened: Opened) -> Result<ModelTree, Fa
         problems.add_tree(model::split_warnings(found).0);
     }
     if args.serve.verify == When::Eager {
-        problems.add_content(model::verify_all(&tree));
+        let told = Cell::new(None);
+        problems.add_content(model::verify_all(&tree, &|done, total| {
+            let now = Instant::now();
+            let due = told
+                .get()
+                .is_none_or(|last| now.duration_since(last) >= TELL_INTERVAL);
+            if let Some(manager) = manager.filter(|_| due) {
+                told.set(Some(now));
+                manager.checking(done, total);
+            }
+        }));
     }
     if !json {
         list(&problems);
@@ -216,6 +255,7 @@ fn serve(
     json: bool,
     (attachment, sandbox): (Attachment, Sandbox),
     log: Log,
+    manager: Option<&Arc<Manager>>,
 ) -> Result<(), Failure> {
     let fs = Arc::new(ModelFs::new(tree).in_sandbox(sandbox.confinement().clone()));
     let session = Session::start(Arc::clone(&fs), attachment, &sandbox).map_err(|e| of_mount(&e))?;
@@ -238,6 +278,9 @@ fn serve(
         about.signer,
         HEXLOWER.encode(&about.identity)
     );
+    if let Some(manager) = manager {
+        manager.serving(&fs, session.pulse());
+    }
     if args.serve.verify == When::Background {
         verify_in_background(fs);
     }
@@ -300,10 +343,38 @@ fn of_mount(error: &MountError) -> Failure {
 }
 
 /// Is the privileged part of a mount until its serving part is gone.
-pub(super) fn privileged(mountpoint: &Path, options: &MountOptions) -> Result<String, Failure> {
-    mount::privileged::serve(mountpoint, options)
+pub(super) fn privileged(args: &AttachArgs) -> Result<String, Failure> {
+    mount::privileged::serve(&args.mountpoint, &options(args))
         .map_err(|e| Failure::new(Exit::Unforeseen, format!("nobody to serve: {e}")))?;
     Ok(String::new())
+}
+
+/// Mounts for a server that the service manager starts next, in a sandbox that could not mount.
+pub(super) fn attach(args: &AttachArgs) -> Result<String, Failure> {
+    let manager = Manager::connect().ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            "no service manager listens ($NOTIFY_SOCKET): attach is for ExecStartPre= in a unit with \
+             FileDescriptorStoreMax=1 and NotifyAccess=all",
+        )
+    })?;
+    let device = mount::privileged::attach(&args.mountpoint, &options(args)).map_err(|e| of_mount(&e))?;
+    manager.keep(device.as_fd()).map_err(|e| {
+        let undone = mount::unmount(&args.mountpoint);
+        let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted again".to_owned());
+        let problem = format!("the service manager does not take the device ({e}): {outcome}");
+        Failure::new(Exit::MountFailed, problem)
+    })?;
+    Ok(String::new())
+}
+
+fn options(args: &AttachArgs) -> MountOptions {
+    MountOptions {
+        allow_other: args.allow_other,
+        allow_exec: args.allow_exec,
+        source_name: args.source.clone(),
+        read_ahead_kib: args.read_ahead,
+    }
 }
 
 /// Undoes a mount.

@@ -43,6 +43,7 @@ use super::MountOptions;
 use crate::sys;
 
 mod part;
+pub use part::attach;
 pub use part::serve;
 
 /// The hidden command that makes a process the privileged part.

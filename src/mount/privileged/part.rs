@@ -82,6 +82,19 @@ pub fn serve(mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts for a server that will be handed the device; the device.
+///
+/// # Errors
+/// When the mount point cannot be used, or the system does not mount.
+pub fn attach(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    let mut part = Part {
+        mountpoint,
+        options,
+        mounted: None,
+    };
+    Ok(part.mount()?.1)
+}
+
 struct Part<'a> {
     mountpoint: &'a Path,
     options: &'a MountOptions,

@@ -162,9 +162,14 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
 /// `FUSE_DEV_IOC_CLONE` of `linux/fuse.h`.
 const FUSE_CLONE: u64 = 0x8004_e500;
 
+/// `FIONBIO`, `TIOCGWINSZ` and `TCGETS` of `asm-generic/ioctls.h`: C libraries differ in their type.
+const FIONBIO: u64 = 0x5421;
+const TIOCGWINSZ: u64 = 0x5413;
+const TCGETS: u64 = 0x5401;
+
 /// A device of its own for each thread; sockets that do not wait; the size of a terminal for a progress bar.
 fn requests() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    [FUSE_CLONE, libc::FIONBIO, libc::TIOCGWINSZ, libc::TCGETS]
+    [FUSE_CLONE, FIONBIO, TIOCGWINSZ, TCGETS]
         .into_iter()
         .map(|request| one(1, Dword, Eq, request))
         .collect()
@@ -200,7 +205,7 @@ const SYS_CACHESTAT: c_long = 451;
 
 /// What every server does: reads, answers, waits, allocates, starts threads, logs. None of these can change a file
 /// that is not open for writing already, or find another process.
-const ALWAYS: [c_long; 64] = [
+const ALWAYS: [c_long; 65] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -214,6 +219,8 @@ const ALWAYS: [c_long; 64] = [
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_fstatfs,
+    // The mount's own pulse.
+    libc::SYS_statfs,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     // Landlock decides of which files, and that none is written.
