@@ -29,6 +29,8 @@ use rustix::thread::clear_ambient_capability_set;
 use rustix::thread::remove_capability_from_bounding_set;
 use rustix::thread::set_capabilities;
 
+pub mod sha256;
+
 #[cfg(feature = "planted-faults")]
 mod attempt;
 mod backing;
