@@ -18,6 +18,7 @@ mod reading;
 mod refusals;
 mod resources;
 mod sandbox;
+mod service;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
