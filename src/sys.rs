@@ -195,14 +195,16 @@ pub fn keep_capabilities(keep: CapabilitySet) -> io::Result<()> {
         }
     }
     let kept = have.permitted & keep;
-    Ok(set_capabilities(
-        None,
-        CapabilitySets {
-            effective: kept,
-            permitted: kept,
-            inheritable: CapabilitySet::empty(),
-        },
-    )?)
+    let wanted = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    if wanted == have {
+        // Whoever started us may have taken the call away too.
+        return Ok(());
+    }
+    Ok(set_capabilities(None, wanted)?)
 }
 
 /// How many threads this process has.
