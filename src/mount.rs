@@ -6,10 +6,14 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -23,6 +27,7 @@ use crate::fs::Report;
 use crate::fs::XATTR_PREFIX;
 use crate::fuse::FuseAdapter;
 use crate::sys;
+use crate::verify::Offer;
 
 mod attach;
 mod error;
@@ -121,7 +126,7 @@ impl Session {
                     true => fuser::SessionACL::All,
                     false => fuser::SessionACL::Owner,
                 };
-                match converse(fs, device, acl) {
+                match converse(fs, device, acl, Some(Arc::clone(&helper))) {
                     Ok(background) => Ok(Self {
                         place: Standing::Ours(mountpoint, helper),
                         background,
@@ -137,17 +142,17 @@ impl Session {
             }
             Attachment::Theirs(handed) => {
                 let (device, name) = handed.into_parts();
-                let background = converse(fs, device, fuser::SessionACL::All).map_err(|error| match error
-                    .raw_os_error()
-                {
-                    Some(libc::EPERM) => MountError::MountPoint {
-                        path: name.clone(),
-                        problem: Problem::NotMountedWith,
-                    },
-                    _ => MountError::Session {
-                        mountpoint: name.clone(),
-                        error,
-                    },
+                let background = converse(fs, device, fuser::SessionACL::All, None).map_err(|error| {
+                    match error.raw_os_error() {
+                        Some(libc::EPERM) => MountError::MountPoint {
+                            path: name.clone(),
+                            problem: Problem::NotMountedWith,
+                        },
+                        _ => MountError::Session {
+                            mountpoint: name.clone(),
+                            error,
+                        },
+                    }
                 })?;
                 Ok(Self {
                     place: Standing::Theirs(name),
@@ -258,19 +263,49 @@ impl Session {
     }
 }
 
+/// The way to offer pinned files to the kernel: through the privileged part.
+struct Backing {
+    device: OwnedFd,
+    helper: Arc<Helper>,
+}
+
+impl Offer for Backing {
+    fn offer(&self, sealed: BorrowedFd<'_>) -> io::Result<u32> {
+        self.helper.open_backing(self.device.as_fd(), sealed)
+    }
+}
+
 /// Answers the kernel's first request, and has threads answer all others.
 fn converse(
     fs: Arc<ModelFs>,
     device: OwnedFd,
     acl: fuser::SessionACL,
+    helper: Option<Arc<Helper>>,
 ) -> io::Result<fuser::BackgroundSession> {
     let mut config = fuser::Config::default();
     config.n_threads = Some(KERNEL_THREADS);
     // Each thread has a device of its own, unless this process was handed one and cannot open others.
     config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-    let adapter = FuseAdapter::new(fs, uid.as_raw(), gid.as_raw());
-    fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
+    let passes_through = Arc::new(AtomicBool::new(false));
+    let adapter = FuseAdapter::new(
+        Arc::clone(&fs),
+        uid.as_raw(),
+        gid.as_raw(),
+        Arc::clone(&passes_through),
+    );
+    let backing = match helper {
+        Some(helper) => Some(Backing {
+            device: device.try_clone()?,
+            helper,
+        }),
+        None => None,
+    };
+    let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+    if let Some(backing) = backing.filter(|_| passes_through.load(Ordering::Relaxed)) {
+        fs.tree().engine().pin_through(Box::new(backing));
+    }
+    session.spawn()
 }
 
 /// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the

@@ -1,6 +1,7 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,6 +21,7 @@ use crate::source::Links;
 use crate::source::ModelDir;
 use crate::source::SourceError;
 use crate::source::What;
+use crate::sys::MemoryGauge;
 use crate::tree::Binding;
 use crate::tree::ContentProblem;
 use crate::tree::ModelTree;
@@ -28,7 +30,9 @@ use crate::tree::TreeProblem;
 use crate::tree::TreeProblemKind;
 use crate::trust::TrustAnchors;
 use crate::verify::Engine;
+use crate::verify::Haste;
 use crate::verify::Options;
+use crate::verify::Remembered;
 
 /// A model and what is to be trusted, opened and read; not one byte of the bundle was looked at yet. What comes
 /// after needs nothing but the model's own files, so that a process can confine itself to them in between.
@@ -77,14 +81,18 @@ impl Opened {
     }
 
     /// Checks the signature, then ties what it covers to the model on disk.
-    pub(super) fn bind(self, limits: &LimitArgs) -> Result<Binding, Failure> {
+    pub(super) fn bind(self, options: Options, state: Option<&Path>) -> Result<Binding, Failure> {
         let trusted = anchors::verify(&self.anchors, &self.bundle)?;
-        let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
+        let remembered = state
+            .map(|directory| Remembered::open(directory, trusted.manifest().identity()))
+            .transpose()
+            .map_err(|e| Failure::of(if e.is_io() { Exit::Io } else { Exit::Usage }, &e))?;
+        let engine = Engine::start(options, remembered).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
         let model = shown(self.source.path()).to_string();
         let bytes = self.bundle.bytes;
         let inside = self.inside.map(|path| ShownBundle {
             path,
-            bytes: bytes.into(),
+            bytes: Arc::new(bytes),
         });
         ModelTree::bind(trusted, self.source, engine, inside)
             .map_err(|e| Failure::about(Exit::TreeDiffers, &model, &e))
@@ -100,15 +108,20 @@ pub(super) fn of_source(error: &SourceError) -> Failure {
     Failure::of(exit, error)
 }
 
-fn options(limits: &LimitArgs) -> Options {
+/// What reading and hashing may take.
+///
+/// What the machine has is asked here: a process that has confined itself cannot.
+pub(super) fn options(limits: &LimitArgs) -> Options {
     let default = Options::default();
     Options {
         threads: limits.threads.unwrap_or(default.threads),
-        memory: limits.memory.unwrap_or(default.memory),
+        memory: limits.memory.or(default.memory),
         max_file_bytes: limits.max_file_size.unwrap_or(default.max_file_bytes),
         source_timeout: limits.source_timeout.map_or(default.source_timeout, |seconds| {
             Duration::from_secs(seconds.into())
         }),
+        gauge: Some(Arc::new(MemoryGauge::open())),
+        ..default
     }
 }
 
@@ -287,7 +300,7 @@ pub(super) fn verify_all(tree: &ModelTree, tell: &dyn Fn(u64, u64)) -> Vec<Conte
     ) {
         bar.set_style(style);
     }
-    let problems = tree.verify_all(&|done, total| {
+    let problems = tree.verify_all(Haste::Some, &|done, total| {
         bar.set_length(total);
         bar.set_position(done.min(total));
         tell(done, total);

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use serde_json::json;
 
 use super::args::AttachArgs;
 use super::args::MountArgs;
+use super::args::PinWhich;
 use super::args::Unsigned;
 use super::args::When;
 use super::background;
@@ -57,6 +60,9 @@ use crate::source::ModelDir;
 use crate::sys;
 use crate::tree::Ignored;
 use crate::tree::ModelTree;
+use crate::verify::Haste;
+use crate::verify::Options;
+use crate::verify::Pin;
 
 /// Which half of a mount this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +121,17 @@ pub(super) fn run(
             }
         };
     let descriptors = sys::raise_descriptor_limit();
+    let options = Options {
+        pin: match args.serve.pin {
+            PinWhich::Off => Pin::Off,
+            PinWhich::Auto => Pin::Auto,
+            PinWhich::All => Pin::All,
+        },
+        ..model::options(&args.limits)
+    };
     let sandbox = confine(args, opened.source())?;
     let run = || {
-        let tree = prepare(args, json, opened, manager.as_deref())?;
+        let tree = prepare(args, json, (opened, options), manager.as_deref())?;
         // Only now: what is found before is told as the command's own result, once.
         log::start(Destination::standard_error(), level);
         if let Err(e) = descriptors {
@@ -165,10 +179,18 @@ fn confine(args: &MountArgs, source: &ModelDir) -> Result<Sandbox, Failure> {
     let mut places = vec![Place::new(root, May::Read)];
     // Where there is none, mounting will say so.
     places.extend(Place::at(Path::new("/dev/fuse"), May::Device));
+    if let Some(state) = &args.serve.state {
+        let unusable = |e: io::Error| Failure::new(Exit::Io, format!("{}: {e}", shown(state)));
+        // A folder that is not there yet is made here: beside it nothing can be made later.
+        match DirBuilder::new().mode(0o700).create(state) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(e)),
+            _ => places.push(Place::at(state, May::Write).map_err(unusable)?),
+        }
+    }
     let needs = Needs {
         places,
         reads_anywhere: source.follows_links(),
-        backing: false,
+        backing: args.serve.pin != PinWhich::Off,
     };
     Sandbox::enter(needs).map_err(|e| Failure::of(Exit::MountFailed, &e))
 }
@@ -204,10 +226,10 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 fn prepare(
     args: &MountArgs,
     json: bool,
-    opened: Opened,
+    (opened, options): (Opened, Options),
     manager: Option<&Manager>,
 ) -> Result<ModelTree, Failure> {
-    let binding = opened.bind(&args.limits)?;
+    let binding = opened.bind(options, args.serve.state.as_deref())?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
@@ -278,6 +300,7 @@ fn serve(
         about.signer,
         HEXLOWER.encode(&about.identity)
     );
+    let engine = Arc::clone(fs.tree().engine());
     if let Some(manager) = manager {
         manager.serving(&fs, session.pulse());
     }
@@ -285,6 +308,7 @@ fn serve(
         verify_in_background(fs);
     }
     let ended = session.wait().map_err(|e| of_mount(&e));
+    engine.remember_all();
     match &ended {
         Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
         Err(failure) if log_is_elsewhere => ::log::error!("{}", failure.line()),
@@ -323,7 +347,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
 /// Verifies what nobody has read yet. What differs is refused and logged as when a reader meets it.
 fn verify_in_background(fs: Arc<ModelFs>) {
     let work = move || {
-        let problems = fs.tree().verify_all(&|_, _| {});
+        let problems = fs.tree().verify_all(Haste::None, &|_, _| {});
         let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
         for problem in unreadable {
             ::log::warn!("{problem}");
@@ -447,11 +471,30 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         (
             "bytes",
             format!(
-                "{}: {} verified, {} served, {} held in memory",
+                "{}: {} verified, {} served",
                 model::bytes(bytes.total),
                 model::bytes(bytes.verified),
                 model::bytes(bytes.served),
-                model::bytes(bytes.held)
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "{} held of {}, {} of it in {} pinned files; read again against {}",
+                model::bytes(bytes.held),
+                model::bytes(bytes.budget),
+                model::bytes(report.pinned.bytes),
+                report.pinned.files,
+                safe(&report.tags)
+            ),
+        ),
+        (
+            "reading",
+            format!(
+                "{} from the device, {} out of the page cache, {} through it",
+                model::bytes(report.source.direct),
+                model::bytes(report.source.cached),
+                model::bytes(report.source.buffered)
             ),
         ),
         (

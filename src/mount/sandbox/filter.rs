@@ -77,6 +77,8 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
     #[cfg(target_arch = "x86_64")]
     rules.extend([libc::SYS_poll, libc::SYS_dup2, libc::SYS_readlink].map(|call| (call, Vec::new())));
     if allowed.writes {
+        #[cfg(target_arch = "x86_64")]
+        rules.extend([libc::SYS_mkdir, libc::SYS_rename].map(|call| (call, Vec::new())));
         rules.extend(WRITES.iter().map(|&call| (call, Vec::new())));
     }
     if allowed.backing {
@@ -277,7 +279,7 @@ const ALWAYS: [c_long; 65] = [
 ];
 
 /// Files that change.
-const WRITES: [c_long; 8] = [
+const WRITES: [c_long; 10] = [
     libc::SYS_pwrite64,
     libc::SYS_ftruncate,
     libc::SYS_fsync,
@@ -286,6 +288,8 @@ const WRITES: [c_long; 8] = [
     libc::SYS_renameat,
     libc::SYS_unlinkat,
     libc::SYS_flock,
+    libc::SYS_linkat,
+    libc::SYS_mkdirat,
 ];
 
 /// Memory files, and handing them over.
