@@ -104,6 +104,8 @@ impl Sandbox {
         if threads != 1 {
             return Err(SandboxError::Threads(threads));
         }
+        // rustix asks for it once, in a way that is closed later, and panics when it gets no answer.
+        let _ = rustix::param::page_size();
         sys::harden().map_err(SandboxError::at("the dumpable flag and the core limit"))?;
         sys::keep_capabilities(CapabilitySet::empty()).map_err(SandboxError::at("capabilities"))?;
         rustix::thread::set_no_new_privs(true).map_err(|e| SandboxError::System("no_new_privs", e.into()))?;
