@@ -14,6 +14,7 @@ mod inspect;
 mod log;
 mod model;
 mod mount;
+mod service;
 mod verify;
 
 use std::ffi::OsString;
@@ -74,6 +75,8 @@ fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<ExitCode, Failur
         Command::Verify(args) => verify::run(&args, json)?,
         Command::Inspect(args) => inspect::run(&args, json)?,
         Command::Status { mountpoint } => mount::status(mountpoint.as_deref(), json)?,
+        Command::Privileged(args) => mount::privileged(&args)?,
+        Command::Attach(args) => mount::attach(&args)?,
     };
     print(&text);
     Ok(Exit::Done.into())

@@ -27,13 +27,8 @@ use crate::trust::TrustAnchors;
 use crate::trust::TrustedManifest;
 use crate::trust::UnixTime;
 
-/// Checks a bundle's signature against what the arguments, or else a policy, trust for this place.
-pub(super) fn verify(
-    args: &TrustArgs,
-    bundle: &BundleFile,
-    place: &ModelLocation,
-) -> Result<TrustedManifest, Failure> {
-    let anchors = anchors(args, place)?;
+/// Checks a bundle's signature against what is trusted.
+pub(super) fn verify(anchors: &TrustAnchors, bundle: &BundleFile) -> Result<TrustedManifest, Failure> {
     let of_bundle = |e: &dyn std::error::Error| {
         Failure::about(
             Exit::NotTrusted,
@@ -56,7 +51,8 @@ pub(super) fn refuse_keyless(args: &TrustArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn anchors(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
+/// Reads what the arguments, or else a policy, trust for this place.
+pub(super) fn load(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
     if let Some(policy) = &args.policy {
         return from_policy(policy, place);
     }

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use clap::ValueEnum;
 
 use super::exit::EXIT_CODES;
+use crate::mount;
 
 /// Mounts a signed machine-learning model read-only and verifies every byte as it is read.
 #[derive(Debug, Parser)]
@@ -46,6 +47,27 @@ pub(super) enum Command {
         /// Where the model is mounted; all mounts when left out.
         mountpoint: Option<PathBuf>,
     },
+    /// We are the privileged part of a mount: standard input is a socket to the part that serves.
+    #[command(hide = true, name = mount::privileged::COMMAND)]
+    Privileged(AttachArgs),
+    /// Mount, and give the device to the service manager for the server that it starts next.
+    #[command(hide = true)]
+    Attach(AttachArgs),
+}
+
+/// A mount without a server yet.
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    #[arg(long, alias = "allow_other")]
+    pub(super) allow_other: bool,
+    #[arg(long, alias = "allow_exec")]
+    pub(super) allow_exec: bool,
+    #[arg(long, alias = "read_ahead")]
+    pub(super) read_ahead: Option<u32>,
+    /// What the mount table shows as the source.
+    pub(super) source: PathBuf,
+    /// An empty folder.
+    pub(super) mountpoint: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +217,9 @@ pub(super) struct ServeArgs {
     /// Let readers map files as executable code.
     #[arg(long, alias = "allow_exec")]
     pub(super) allow_exec: bool,
+    /// Do not confine the server to what serving takes.
+    #[arg(long, alias = "no_sandbox")]
+    pub(super) no_sandbox: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,

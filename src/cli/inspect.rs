@@ -27,7 +27,7 @@ pub(super) fn run(args: &InspectArgs, json: bool) -> Result<String, Failure> {
     anchors::refuse_keyless(&args.trust)?;
     let bundle = BundleFile::read(&args.bundle, None)?;
     let place = ModelLocation::of_bundle(&bundle.path).map_err(|e| Failure::of(Exit::Io, &e))?;
-    let trusted = anchors::verify(&args.trust, &bundle, &place)?;
+    let trusted = anchors::verify(&anchors::load(&args.trust, &place)?, &bundle)?;
     Ok(if json {
         render(&data(&bundle, &trusted))
     } else {

@@ -18,6 +18,8 @@ mod read_only;
 mod reading;
 mod refusals;
 mod resources;
+mod sandbox;
+mod service;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
