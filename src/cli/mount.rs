@@ -106,7 +106,6 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 
 /// All checks that come before the mount: what is wrong now is refused now.
 fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
-    anchors::refuse_keyless(&args.trust)?;
     let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, &args.limits)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
@@ -168,13 +167,17 @@ fn serve(
     }
     let about = fs.tree().model();
     ::log::info!(
-        "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
+        "mounted {} on {}, {}, signed by {} at {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
         model::size_of(fs.tree()),
         about.signer,
+        about.signed_at,
         HEXLOWER.encode(&about.identity)
     );
+    if let Some(stale) = anchors::staleness(&about.signer) {
+        ::log::warn!("the trusted root {stale}");
+    }
     if args.serve.verify == When::Background {
         verify_in_background(fs);
     }
@@ -208,6 +211,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
         "model": tree.source_path().to_string_lossy(),
         "mountpoint": mountpoint.to_string_lossy(),
         "signer": about.signer.to_string(),
+        "signed_at": about.signed_at.to_string(),
         "identity": HEXLOWER.encode(&about.identity),
         "files": tree.files().len(),
         "bytes": about.total_bytes,
@@ -295,6 +299,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         ("model", safe(&report.model)),
         // The signer's line and a problem's texts come from a server that has escaped them.
         ("signed by", plain(&report.signer)),
+        ("signed at", plain(&report.signed_at)),
         ("identity", format!("sha256:{}", safe(&report.identity))),
         (
             "files",
