@@ -5,6 +5,7 @@
 //! directory.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -25,11 +26,13 @@ use crate::fuse::FuseAdapter;
 use crate::sys;
 
 mod attach;
+mod handed;
 mod table;
 
 use table::Entry;
 use table::Table;
 
+pub use handed::HandedOver;
 pub use table::mounted;
 
 /// The file system type that the mount table shows.
@@ -53,7 +56,7 @@ pub struct MountOptions {
 /// A mount that is being served.
 #[derive(Debug)]
 pub struct Session {
-    mounted: Mounted,
+    place: Standing,
     background: fuser::BackgroundSession,
     signals: Signals,
 }
@@ -64,6 +67,14 @@ pub struct Session {
 struct Mounted {
     path: PathBuf,
     entry: Option<Entry>,
+}
+
+/// Whose the mount is.
+#[derive(Clone, Debug)]
+enum Standing {
+    Ours(Mounted),
+    /// Somebody else made it and will take it away; this is what they called it.
+    Theirs(PathBuf),
 }
 
 /// How long a session may take to end once its mount is gone. It goes on when the file system is seen elsewhere,
@@ -83,42 +94,25 @@ impl Session {
     /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
     pub fn start(fs: Arc<ModelFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
         let place = prepare(mountpoint)?;
-        if let Err(e) = sys::harden() {
-            log::warn!("this process could not be shut off from debuggers and core files: {e}");
-        }
-        if let Err(e) = sys::raise_descriptor_limit() {
-            log::warn!("the number of files that may be open could not be raised: {e}");
-        }
         let failed = |error| MountError::Session {
             mountpoint: place.path.clone(),
             error,
         };
-        // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-        let (uid, gid) = (
-            rustix::process::getuid().as_raw(),
-            rustix::process::getgid().as_raw(),
-        );
+        make_ready();
+        let signals = catch_signals().map_err(failed)?;
         let before = Table::read().map_err(failed)?;
         let device = attach::attach(&place, options)?;
-        let serve = || -> io::Result<fuser::BackgroundSession> {
-            let mut config = fuser::Config::default();
-            config.n_threads = Some(KERNEL_THREADS);
-            config.clone_fd = true;
-            let acl = match options.allow_other {
-                true => fuser::SessionACL::All,
-                false => fuser::SessionACL::Owner,
-            };
-            let adapter = FuseAdapter::new(fs, uid, gid);
-            fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
-        };
         let mounted = Mounted {
             path: place.path.clone(),
             entry: new_entry(&before, &place.path),
         };
-        match serve() {
+        let acl = match options.allow_other {
+            true => fuser::SessionACL::All,
+            false => fuser::SessionACL::Owner,
+        };
+        match converse(fs, device, acl, Queue::PerThread) {
             Ok(background) => Ok(Self {
-                mounted,
+                place: Standing::Ours(mounted),
                 background,
                 signals,
             }),
@@ -131,19 +125,54 @@ impl Session {
         }
     }
 
+    /// Serves a mount that somebody else made, and returns when the kernel has been answered. Who may read is for the
+    /// kernel to say, by the options of that mount.
+    ///
+    /// # Errors
+    /// When nothing is mounted with the device, or the kernel does not talk to us.
+    pub fn take_over(fs: Arc<ModelFs>, handed: HandedOver) -> Result<Self, MountError> {
+        let (device, name) = handed.into_parts();
+        let failed = |error| MountError::Session {
+            mountpoint: name.clone(),
+            error,
+        };
+        make_ready();
+        let signals = catch_signals().map_err(failed)?;
+        // Who was handed a device may be unable to open one.
+        let queue = match File::options().read(true).write(true).open("/dev/fuse") {
+            Ok(_) => Queue::PerThread,
+            Err(_) => Queue::Shared,
+        };
+        let background =
+            converse(fs, device, fuser::SessionACL::All, queue).map_err(|e| match e.raw_os_error() {
+                Some(libc::EPERM) => MountError::MountPoint {
+                    path: name.clone(),
+                    problem: Problem::NotMountedWith,
+                },
+                _ => failed(e),
+            })?;
+        Ok(Self {
+            place: Standing::Theirs(name),
+            background,
+            signals,
+        })
+    }
+
     /// Serves until somebody unmounts, or until SIGTERM, SIGINT or SIGHUP does. With files open the mount then
     /// leaves the tree at once; their readers get errors when this process ends, and none waits for the others.
+    /// A mount that somebody else made is theirs to take away: it stays, and answers ENOTCONN.
     ///
     /// # Errors
     /// When the connection to the kernel breaks, or the mount cannot be taken away.
     pub fn wait(self) -> Result<(), MountError> {
+        let path = self.mountpoint().to_owned();
         let Self {
-            mounted,
+            place,
             background,
             mut signals,
         } = self;
         let failed = |error| MountError::Session {
-            mountpoint: mounted.path.clone(),
+            mountpoint: path.clone(),
             error,
         };
         let (sender, events) = channel();
@@ -176,23 +205,74 @@ impl Session {
             match event {
                 Ok(Event::Ended(result)) if !stopping => return result.map_err(failed),
                 Ok(Event::Ended(_)) | Err(()) => return Ok(()),
-                Ok(Event::Signal(signal)) => {
-                    log::info!("{}: signal {signal}, unmounting", mounted.path.display());
-                    match mounted.stop() {
-                        Ok(Stopped::Idle) => stopping = true,
-                        Ok(Stopped::WhileInUse) => return Ok(()),
-                        // Ending now would leave a dead mount; the next signal tries again.
-                        Err(e) => log::error!("{e}"),
+                Ok(Event::Signal(signal)) => match &place {
+                    Standing::Theirs(name) => {
+                        log::info!(
+                            "{}: signal {signal}, ending; the mount is not ours to undo",
+                            name.display()
+                        );
+                        return Ok(());
                     }
-                }
+                    Standing::Ours(mounted) => {
+                        log::info!("{}: signal {signal}, unmounting", mounted.path.display());
+                        match mounted.stop() {
+                            Ok(Stopped::Idle) => stopping = true,
+                            Ok(Stopped::WhileInUse) => return Ok(()),
+                            // Ending now would leave a dead mount; the next signal tries again.
+                            Err(e) => log::error!("{e}"),
+                        }
+                    }
+                },
             }
         }
     }
 
-    /// Where it is mounted.
+    /// Where it is mounted; for a mount that somebody else made, the name it was handed over under.
     pub fn mountpoint(&self) -> &Path {
-        &self.mounted.path
+        match &self.place {
+            Standing::Ours(mounted) => &mounted.path,
+            Standing::Theirs(name) => name,
+        }
     }
+}
+
+/// Shuts this process off from others of its user, and lets it open what it may.
+fn make_ready() {
+    if let Err(e) = sys::harden() {
+        log::warn!("this process could not be shut off from debuggers and core files: {e}");
+    }
+    if let Err(e) = sys::raise_descriptor_limit() {
+        log::warn!("the number of files that may be open could not be raised: {e}");
+    }
+}
+
+/// From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
+fn catch_signals() -> io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP])
+}
+
+/// How the kernel threads get at the requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    /// Each has a device of its own, which it must be able to open.
+    PerThread,
+    /// All read the one.
+    Shared,
+}
+
+/// Answers the kernel's first request, and has threads answer all others.
+fn converse(
+    fs: Arc<ModelFs>,
+    device: OwnedFd,
+    acl: fuser::SessionACL,
+    queue: Queue,
+) -> io::Result<fuser::BackgroundSession> {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(KERNEL_THREADS);
+    config.clone_fd = queue == Queue::PerThread;
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    let adapter = FuseAdapter::new(fs, uid.as_raw(), gid.as_raw());
+    fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
 }
 
 /// How a mount was taken away.
@@ -416,6 +496,12 @@ pub enum Problem {
     Covered,
     /// No model is mounted there.
     NotMounted,
+    /// It names a descriptor that is not open.
+    NoDescriptor,
+    /// It names a descriptor of something else.
+    NoFuseDevice,
+    /// It names a device with which nothing is mounted.
+    NotMountedWith,
     /// Files of the mounted model are open.
     Busy,
     /// The server of the mount is gone.
@@ -465,6 +551,20 @@ impl fmt::Display for MountError {
                     Problem::NotMounted => write!(
                         f,
                         "{path}: no model is mounted here; findmnt -t {TYPE} lists them"
+                    ),
+                    Problem::NoDescriptor => write!(
+                        f,
+                        "{path}: this descriptor is not open; whoever mounts must leave it open for modelfs"
+                    ),
+                    Problem::NoFuseDevice => {
+                        write!(
+                            f,
+                            "{path}: this descriptor is not /dev/fuse; hand over the one that was mounted with"
+                        )
+                    }
+                    Problem::NotMountedWith => write!(
+                        f,
+                        "{path}: nothing is mounted with this device; mount first, then hand it over"
                     ),
                     Problem::Busy => {
                         write!(

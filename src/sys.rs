@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -161,6 +163,20 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
         rustix::process::Resource::Nofile,
         raised,
     )?)
+}
+
+/// Takes over a descriptor that this process was started with, and keeps it from programs started later.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only the one caller in `mount` comes here, which has seen that the number is an open FUSE device, before
+    // this process has opened one itself; so nothing else here owns the descriptor. A number that is not open makes
+    // the call below fail, and closing it then fails as well and touches nothing.
+    #[allow(unsafe_code, reason = "a number from the command line is all there is")]
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(descriptor)
 }
 
 /// Keeps all descriptors but the standard streams from programs that this one starts: what the caller of a

@@ -217,7 +217,18 @@ fn nobody_else_is_let_in_and_the_message_says_who_signed() {
         "nobody",
     );
     // An address that poses as a URI's host, and the other way round.
-    for (name, identity) in [(email("a@forge.example"), "uri:a@forge.example")] {
+    for (name, identity, right) in [
+        (
+            email("a@forge.example"),
+            "uri:a@forge.example",
+            "email:a@forge.example",
+        ),
+        (
+            uri("a@forge.example"),
+            "email:a@forge.example",
+            "uri:a@forge.example",
+        ),
+    ] {
         let order = Order {
             names: vec![name],
             ..Order::good()
@@ -231,7 +242,7 @@ fn nobody_else_is_let_in_and_the_message_says_who_signed() {
             "it is signed by",
             identity,
         );
-        assert!(verdict(&trusting(&instance, &[("a@forge.example", ISSUER)]), &bundle).is_ok());
+        assert!(verdict(&trusting(&instance, &[(right, ISSUER)]), &bundle).is_ok());
     }
 }
 

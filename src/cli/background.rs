@@ -12,6 +12,7 @@ use std::process::Command;
 use std::process::ExitStatus;
 
 use super::log::Destination;
+use crate::mount::HandedOver;
 
 /// How the background process began.
 #[derive(Debug)]
@@ -26,9 +27,12 @@ pub(super) enum Start {
 pub(super) const READY_ON_STDIN: &str = "--ready-on-stdin";
 
 /// Runs this program again with the same arguments and waits until it serves or ends.
-pub(super) fn start(arguments: &[OsString]) -> io::Result<Start> {
+pub(super) fn start(arguments: &[OsString], handed: Option<&HandedOver>) -> io::Result<Start> {
     // Linux before 5.11 cannot; then the server keeps what the caller had open, as any child would.
     let _ = crate::sys::keep_descriptors_from_children();
+    if let Some(handed) = handed {
+        handed.share()?;
+    }
     let (mut reader, writer) = io::pipe()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(READY_ON_STDIN).args(arguments).stdin(writer);

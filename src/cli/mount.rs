@@ -32,6 +32,7 @@ use super::model::Problems;
 use crate::fs::ModelFs;
 use crate::fs::Report;
 use crate::mount;
+use crate::mount::HandedOver;
 use crate::mount::MountError;
 use crate::mount::MountOptions;
 use crate::mount::Session;
@@ -58,8 +59,10 @@ pub(super) fn run(
     half: Half,
     arguments: &[OsString],
 ) -> Result<ExitCode, Failure> {
+    // Before anything is opened: the number must mean what it meant to whoever started us.
+    let handed = HandedOver::find(&args.mountpoint).map_err(|e| of_mount(&e))?;
     if !args.serve.foreground && half == Half::Caller {
-        return in_background(arguments);
+        return in_background(arguments, handed.as_ref());
     }
     let level = std::env::var("MODELFS_LOG").ok();
     let level = log::level(level.as_deref()).ok_or_else(|| {
@@ -72,13 +75,13 @@ pub(super) fn run(
     let tree = prepare(args, json)?;
     // Only now: what is found before is told as the command's own result, once.
     log::start(Destination::standard_error(), level);
-    let served = serve(tree, args, json, half, log_file);
+    let served = serve(tree, args, handed, json, half, log_file);
     ::log::logger().flush();
     served.map(|()| Exit::Done.into())
 }
 
-fn in_background(arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    match background::start(arguments) {
+fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<ExitCode, Failure> {
+    match background::start(arguments, handed) {
         Ok(Start::Serving) => Ok(Exit::Done.into()),
         Ok(Start::Ended(status)) => match status.code().and_then(|code| u8::try_from(code).ok()) {
             // It would have said that it serves.
@@ -141,6 +144,7 @@ fn list(problems: &Problems) {
 fn serve(
     tree: ModelTree,
     args: &MountArgs,
+    handed: Option<HandedOver>,
     json: bool,
     half: Half,
     log_file: Option<File>,
@@ -151,7 +155,11 @@ fn serve(
         source_name: tree.source_path().to_path_buf(),
     };
     let fs = Arc::new(ModelFs::new(tree));
-    let session = Session::start(Arc::clone(&fs), &args.mountpoint, &options).map_err(|e| of_mount(&e))?;
+    let session = match handed {
+        Some(handed) => Session::take_over(Arc::clone(&fs), handed),
+        None => Session::start(Arc::clone(&fs), &args.mountpoint, &options),
+    }
+    .map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
     if json {
         super::print(&render(&mounted_data(fs.tree(), &mountpoint)));

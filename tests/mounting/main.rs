@@ -8,6 +8,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod handed_over;
 mod life;
 mod names;
 mod ordinary_user;
