@@ -20,6 +20,8 @@ use rustix::fs::ResolveFlags;
 use rustix::fs::openat;
 use rustix::fs::openat2;
 
+pub mod sha256;
+
 #[cfg(feature = "planted-faults")]
 mod fault_map;
 #[cfg(feature = "planted-faults")]
