@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::manifest::SignedContent;
 use crate::path::ModelPath;
 use crate::source::ModelDir;
+use crate::source::Traffic;
 use crate::source::What;
 use crate::trust::Signer;
 use crate::trust::SigningTime;
@@ -201,6 +202,7 @@ impl ModelTree {
             unbound,
         };
         tree.verify_empty_files();
+        tree.engine.expect(tree.files.clone());
         Ok(Binding { tree, problems })
     }
 
@@ -252,6 +254,11 @@ impl ModelTree {
     /// The source's path, for people.
     pub fn source_path(&self) -> &std::path::Path {
         self.source.path()
+    }
+
+    /// How the source was read so far.
+    pub fn traffic(&self) -> Traffic {
+        self.source.traffic()
     }
 
     /// How many nodes there are.
@@ -443,14 +450,18 @@ mod tests {
     use crate::source::Links;
     use crate::testing::Method;
     use crate::testing::SignedModel;
+    use crate::verify::Haste;
     use crate::verify::Options;
 
     fn bind(model: &SignedModel, bundle: Option<ShownBundle>) -> Binding {
         let source = ModelDir::open(&model.path(), Links::Refuse).unwrap();
-        let engine = Engine::start(Options {
-            max_file_bytes: 100,
-            ..Options::default()
-        })
+        let engine = Engine::start(
+            Options {
+                max_file_bytes: 100,
+                ..Options::default()
+            },
+            None,
+        )
         .unwrap();
         ModelTree::bind(model.trusted(), source, engine, bundle).unwrap()
     }
@@ -636,7 +647,7 @@ mod tests {
             let tree = bind(&model, None).tree;
             std::fs::remove_file(model.file("c")).unwrap();
             let told = std::cell::Cell::new((0, 0));
-            let problems = tree.verify_all(&|done, total| told.set((done, total)));
+            let problems = tree.verify_all(Haste::Some, &|done, total| told.set((done, total)));
             let got: Vec<_> = problems
                 .iter()
                 .map(|p| (p.path().as_str(), p.is_mismatch()))
