@@ -212,7 +212,7 @@ impl ModelFs {
         match self.node(inode).map(Node::content) {
             Err(e) => done(Err(e)),
             Ok(Content::Directory(_)) => done(Err(Error::IsDirectory)),
-            Ok(Content::Memory(bytes)) => done(Ok(Served(slice(bytes, offset, len)))),
+            Ok(Content::Memory(bundle)) => done(Ok(Served(slice(&bundle.bytes, offset, len)))),
             Ok(Content::File(file)) => {
                 self.tree
                     .engine()
@@ -305,10 +305,10 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
             size: file.size(),
             confirmed: file.is_size_confirmed(),
         },
-        Content::Memory(bytes) => Attributes {
+        Content::Memory(bundle) => Attributes {
             inode,
             kind: Kind::File,
-            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            size: u64::try_from(bundle.bytes.len()).unwrap_or(u64::MAX),
             confirmed: true,
         },
     }

@@ -1,6 +1,7 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -59,7 +60,7 @@ pub(super) fn bind(
     let engine = Engine::start(options, remembered).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
     let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
         path,
-        bytes: bundle.bytes.into(),
+        bytes: Arc::new(bundle.bytes),
     });
     ModelTree::bind(trusted, source, engine, inside)
         .map_err(|e| Failure::about(Exit::TreeDiffers, &shown(model).to_string(), &e))

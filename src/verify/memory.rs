@@ -35,8 +35,11 @@ pub(super) enum Claim {
 /// the budget is spent. Part of the 64 MiB that a mount may take beyond its budget.
 const PASSING_BYTES: u64 = 20 * 1024 * 1024;
 
-/// Bytes of idle buffers at most.
-const IDLE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of idle buffers at most where the budget has no room for more of them.
+const IDLE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Bytes of idle buffers at most: as many as a few flights have under way.
+const MAX_IDLE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What holding a block takes beside its buffer, in bytes: its places in the indices, rounded up.
 const HOLDING_BYTES: u64 = 256;
@@ -67,7 +70,7 @@ struct Inner {
     passing: u64,
     /// Buffers to use again, by the index of their size. Given back to the system they would have to be zeroed anew.
     idle: [Vec<Pages>; SIZES.len()],
-    idle_bytes: usize,
+    idle_bytes: u64,
     /// By file and first byte.
     held: BTreeMap<(u32, u64), Held>,
     /// By when they came: the oldest goes first.
@@ -119,11 +122,14 @@ impl Memory {
                 Claim::Owed => {}
             }
             idle = class.and_then(|class| inner.idle.get_mut(class)?.pop());
-            inner.idle_bytes -= idle.as_ref().map_or(0, |pages| pages.len());
+            if idle.is_some() {
+                inner.idle_bytes -= cost;
+            }
         }
+        let unused = inner.trim(self.limit());
         drop(inner);
         // Their buffers come back through the lock.
-        drop(dropped);
+        drop((dropped, unused));
         if !granted {
             return Ok(None);
         }
@@ -257,6 +263,24 @@ impl Memory {
 }
 
 impl Inner {
+    /// Whether so many more bytes may lie idle.
+    fn may_idle(&self, bytes: u64, limit: u64) -> bool {
+        let idle = self.idle_bytes.saturating_add(bytes);
+        idle <= IDLE_BYTES || (idle <= MAX_IDLE_BYTES && self.spent.saturating_add(idle) <= limit)
+    }
+
+    /// Takes out idle buffers that are too many by now, for the caller to drop.
+    fn trim(&mut self, limit: u64) -> Vec<Pages> {
+        let mut unused = Vec::new();
+        while !self.may_idle(0, limit)
+            && let Some(pages) = self.idle.iter_mut().find_map(Vec::pop)
+        {
+            self.idle_bytes -= u64::try_from(pages.len()).unwrap_or(0);
+            unused.push(pages);
+        }
+        unused
+    }
+
     /// Lets the oldest blocks go until so many bytes are free; `false` when what is in use leaves no such room.
     fn make_room(&mut self, wanted: u64, limit: u64, dropped: &mut Vec<Arc<VerifiedBlock>>) -> bool {
         let mut freed = 0;
@@ -379,8 +403,11 @@ impl Drop for Buffer {
             Claim::Passing => inner.passing -= self.cost,
             Claim::Owed => {}
         }
-        let bytes = pages.as_ref().map_or(0, |pages| pages.len());
-        if inner.idle_bytes + bytes <= IDLE_BYTES
+        let bytes = pages
+            .as_ref()
+            .map_or(0, |pages| u64::try_from(pages.len()).unwrap_or(0));
+        let limit = self.memory.limit.load(Ordering::Relaxed);
+        if inner.may_idle(bytes, limit)
             && let Some(idle) = self.class.and_then(|class| inner.idle.get_mut(class))
         {
             idle.extend(pages.take());

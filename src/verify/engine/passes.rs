@@ -12,13 +12,13 @@ use crate::verify::chunk::Fetched;
 use crate::verify::chunk::FirstPass;
 use crate::verify::chunk::Tags;
 use crate::verify::chunk::VerifiedBlock;
-use crate::verify::file::Finding;
 use crate::verify::file::ResourceState;
 use crate::verify::file::State;
 use crate::verify::file::VerifiedFile;
 use crate::verify::flight::Flight;
 use crate::verify::flight::Work;
 use crate::verify::memory::Claim;
+use crate::verify::refusal::Finding;
 use crate::verify::workers::FetchTask;
 use crate::verify::workers::Job;
 use crate::verify::workers::Slot;
@@ -122,6 +122,10 @@ impl Engine {
     fn hash(&self, flights: Vec<Arc<Flight>>) {
         let most = if flights.len() > 1 { 1 } else { MAX_BLOCKS };
         let mut works: Vec<Work> = flights.iter().filter_map(|flight| flight.take(most)).collect();
+        for work in &works {
+            // There is room for more now; it comes while this is hashed.
+            self.feed(&work.flight);
+        }
         let mut runs: Vec<Vec<Running>> = works.iter_mut().map(|work| self.begin(work)).collect();
         FirstPass::take(
             &self.key,
@@ -263,10 +267,10 @@ struct Running {
 
 /// Bytes of small resources that one flight covers. Bigger: more of them are hashed side by side; smaller: more cores
 /// share them.
-pub(super) const FLIGHT_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const FLIGHT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Blocks that are hashed in one go, at most; then the flight is fed anew.
-const MAX_BLOCKS: usize = 4;
+/// Blocks that are hashed in one go, at most. Fewer: too few small resources side by side for the widest lanes.
+const MAX_BLOCKS: usize = 8;
 
 /// Flights that may wait to be hashed before others do not even begin to be fetched.
 const MAX_BACKLOG: usize = 64;
