@@ -19,7 +19,6 @@ mod oracle;
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod shared;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest of it")]
 mod support;
 
 use std::collections::BTreeMap;
