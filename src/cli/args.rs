@@ -201,6 +201,9 @@ pub(super) struct ServeArgs {
 }
 
 /// How much reading and hashing may take.
+    /// What a line of the log looks like; the journal of a background mount gets fields either way.
+    #[arg(long, alias = "log_format", value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
@@ -227,6 +230,15 @@ pub(super) struct LimitArgs {
 /// `--unsigned`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Unsigned {
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// A sentence.
+    Text,
+    /// An object with the fields time, level, priority, identifier, pid, event, mountpoint, path and message.
+    Json,
+}
+
     /// They do not exist in the mount.
     Hide,
     /// One such file is enough to refuse the mount.

@@ -78,7 +78,7 @@ pub(super) fn run(
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
     let tree = prepare(args, json)?;
     // Only now: what is found before is told as the command's own result, once.
-    log::start(Destination::standard_error(), level);
+    log::start(Destination::standard_error(), level, args.serve.log_format);
     let served = serve(tree, args, handed, json, half, log_file);
     ::log::logger().flush();
     served.map(|()| Exit::Done.into())
@@ -175,6 +175,7 @@ fn serve(
     }
     .map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
+    log::about(&mountpoint);
     if json {
         super::print(&render(&mounted_data(fs.tree(), &mountpoint)));
     }
@@ -189,6 +190,7 @@ fn serve(
     }
     let about = fs.tree().model();
     ::log::info!(
+        event = "mounted";
         "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
@@ -203,7 +205,7 @@ fn serve(
     let ended = session.wait().map_err(|e| of_mount(&e));
     engine.remember_all();
     match &ended {
-        Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
+        Ok(()) => ::log::info!(event = "unmounted"; "unmounted {}", shown(&mountpoint)),
         Err(failure) if log_is_elsewhere => ::log::error!("{}", failure.line()),
         Err(_) => {}
     }
@@ -243,10 +245,10 @@ fn verify_in_background(fs: Arc<ModelFs>) {
         let problems = fs.tree().verify_all(Haste::None, &|_, _| {});
         let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
         for problem in unreadable {
-            ::log::warn!("{problem}");
+            ::log::warn!(event = "source-error"; "{problem}");
         }
         match problems.len() {
-            0 => ::log::info!("verified {}", model::size_of(fs.tree())),
+            0 => ::log::info!(event = "verified"; "verified {}", model::size_of(fs.tree())),
             found => ::log::warn!("verified all files; {found} cannot be read as they were signed"),
         }
     };

@@ -10,6 +10,7 @@
 
 mod handed_over;
 mod life;
+mod logging;
 mod memory;
 mod names;
 mod ordinary_user;
