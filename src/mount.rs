@@ -36,6 +36,7 @@ mod table;
 use table::Entry;
 use table::Table;
 
+pub use attach::escape_option;
 pub use handed::HandedOver;
 pub use table::mounted;
 

@@ -195,15 +195,18 @@ pub(super) struct ServeArgs {
     /// Let readers map files as executable code.
     #[arg(long, alias = "allow_exec")]
     pub(super) allow_exec: bool,
+    /// Do everything but the mount: what a mount helper is asked with -f.
+    #[arg(long, hide = true)]
+    pub(super) fake: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
-}
-
-/// How much reading and hashing may take.
     /// What a line of the log looks like; the journal of a background mount gets fields either way.
     #[arg(long, alias = "log_format", value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub(super) log_format: LogFormat,
+}
+
+/// How much reading and hashing may take.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
@@ -227,9 +230,6 @@ pub(super) struct LimitArgs {
     pub(super) source_timeout: Option<u32>,
 }
 
-/// `--unsigned`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Unsigned {
 /// `--log-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
@@ -239,6 +239,9 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// `--unsigned`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Unsigned {
     /// They do not exist in the mount.
     Hide,
     /// One such file is enough to refuse the mount.

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
@@ -57,12 +56,10 @@ pub(super) enum Half {
 const MAX_LISTED: usize = 10;
 
 /// Mounts. Returns when the mount is gone, or in the caller of a background mount when it stands.
-pub(super) fn run(
-    args: &MountArgs,
-    json: bool,
-    half: Half,
-    arguments: &[OsString],
-) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsString]) -> Result<Exit, Failure> {
+    if args.serve.fake {
+        return prepare(args, json).map(|_| Exit::Done);
+    }
     // Before anything is opened: the number must mean what it meant to whoever started us.
     let handed = HandedOver::find(&args.mountpoint).map_err(|e| of_mount(&e))?;
     if !args.serve.foreground && half == Half::Caller {
@@ -81,19 +78,22 @@ pub(super) fn run(
     log::start(Destination::standard_error(), level, args.serve.log_format);
     let served = serve(tree, args, handed, json, half, log_file);
     ::log::logger().flush();
-    served.map(|()| Exit::Done.into())
+    served.map(|()| Exit::Done)
 }
 
-fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<ExitCode, Failure> {
+fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<Exit, Failure> {
     match background::start(arguments, handed) {
-        Ok(Start::Serving) => Ok(Exit::Done.into()),
-        Ok(Start::Ended(status)) => match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Ok(Start::Serving) => Ok(Exit::Done),
+        Ok(Start::Ended(status)) => match status
+            .code()
+            .and_then(|code| Exit::of_code(u8::try_from(code).ok()?))
+        {
             // It would have said that it serves.
-            Some(0) | None => Err(Failure::new(
+            Some(Exit::Done) | None => Err(Failure::new(
                 Exit::Unforeseen,
                 format!("the server ended before the mount stood ({status}): try --foreground"),
             )),
-            Some(code) => Ok(ExitCode::from(code)),
+            Some(exit) => Ok(exit),
         },
         Err(e) => Err(Failure::new(
             Exit::Unforeseen,

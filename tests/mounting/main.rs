@@ -9,6 +9,7 @@
 )]
 
 mod handed_over;
+mod helper;
 mod life;
 mod logging;
 mod memory;
