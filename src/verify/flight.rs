@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use super::chunk::CHUNK_BYTES;
 use super::chunk::Fetched;
 use super::chunk::FirstPass;
-use super::file::ReadError;
 use super::file::ResourceState;
 use super::file::VerifiedFile;
 use super::memory::Buffer;
@@ -24,6 +23,7 @@ use super::memory::Memory;
 use super::memory::window;
 use super::pin::Filling;
 use super::pin::PinState;
+use super::refusal::ReadError;
 
 /// Bytes that are fetched at a time: a huge page. Smaller: more calls and hand-overs; bigger: later first byte.
 const BLOCK_BYTES: u64 = 2 * 1024 * 1024;

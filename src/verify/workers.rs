@@ -20,9 +20,9 @@ use parking_lot::Mutex;
 
 use super::chunk::VerifiedBytes;
 use super::file::Demand;
-use super::file::ReadError;
 use super::file::VerifiedFile;
 use super::flight::Flight;
+use super::refusal::ReadError;
 use crate::source::SourceFile;
 
 /// Most threads that work for one file at a time. More: one slow file takes more of the machine; fewer: one

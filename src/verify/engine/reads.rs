@@ -10,11 +10,11 @@ use crate::verify::chunk::Fetched;
 use crate::verify::chunk::Tagged;
 use crate::verify::chunk::VerifiedBlock;
 use crate::verify::chunk::VerifiedBytes;
-use crate::verify::file::ReadError;
 use crate::verify::file::SourceReader;
 use crate::verify::file::VerifiedFile;
 use crate::verify::memory::Buffer;
 use crate::verify::memory::Claim;
+use crate::verify::refusal::ReadError;
 use crate::verify::workers::Slot;
 
 impl Engine {
