@@ -44,6 +44,7 @@ use sandbox::Sandbox;
 use table::Entry;
 use table::Table;
 
+pub use attach::escape_option;
 pub use error::MountError;
 pub use error::Problem;
 pub use handed::HandedOver;

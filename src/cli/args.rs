@@ -224,9 +224,15 @@ pub(super) struct ServeArgs {
     /// Do not confine the server to what serving takes.
     #[arg(long, alias = "no_sandbox")]
     pub(super) no_sandbox: bool,
+    /// Do everything but the mount: what a mount helper is asked with -f.
+    #[arg(long, hide = true)]
+    pub(super) fake: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
+    /// What a line of the log looks like; the journal of a background mount gets fields either way.
+    #[arg(long, alias = "log_format", value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
 }
 
 /// How much reading and hashing may take.
@@ -251,6 +257,15 @@ pub(super) struct LimitArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub(super) source_timeout: Option<u32>,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// A sentence.
+    Text,
+    /// An object with the fields time, level, priority, identifier, pid, event, mountpoint, path and message.
+    Json,
 }
 
 /// `--unsigned`.

@@ -10,7 +10,6 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,8 +20,8 @@ use sd_notify::NotifyState;
 use serde_json::Value;
 use serde_json::json;
 
-use super::args::AttachArgs;
 use super::anchors;
+use super::args::AttachArgs;
 use super::args::MountArgs;
 use super::args::PinWhich;
 use super::args::Unsigned;
@@ -77,16 +76,19 @@ pub(super) enum Half {
 /// How often at most the service manager hears of progress.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How far the kernel reads ahead on a mount, in KiB, where it may be raised: 32 times what it does by itself, for a reader that
+/// goes on gets twice the speed then. More gains nothing.
+const READ_AHEAD_KIB: u32 = 4096;
+
 /// Most problems that are listed one by one before a mount is refused; `verify` lists all.
 const MAX_LISTED: usize = 10;
 
 /// Mounts. Returns when the mount is gone, or in the caller of a background mount when it stands.
-pub(super) fn run(
-    args: &MountArgs,
-    json: bool,
-    half: Half,
-    arguments: &[OsString],
-) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsString]) -> Result<Exit, Failure> {
+    if args.serve.fake {
+        let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+        return prepare(args, json, (opened, model::options(&args.limits)), None).map(|_| Exit::Done);
+    }
     // Before anything is opened: the number must mean what it meant to whoever started us.
     let handed = HandedOver::find(&args.mountpoint).map_err(|e| of_mount(&e))?;
     if !args.serve.foreground && half == Half::Caller {
@@ -134,7 +136,7 @@ pub(super) fn run(
     let run = || {
         let tree = prepare(args, json, (opened, options), manager.as_deref())?;
         // Only now: what is found before is told as the command's own result, once.
-        log::start(Destination::standard_error(), level);
+        log::start(Destination::standard_error(), level, args.serve.log_format);
         if let Err(e) = descriptors {
             ::log::warn!("the number of files that may be open could not be raised: {e}");
         }
@@ -149,7 +151,7 @@ pub(super) fn run(
             Err(failure) => manager.tell(&[NotifyState::Stopping, NotifyState::Status(&failure.line())]),
         }
     }
-    served.map(|()| Exit::Done.into())
+    served.map(|()| Exit::Done)
 }
 
 /// Where a server logs once it serves.
@@ -165,7 +167,7 @@ fn start_helper(args: &MountArgs, source: &ModelDir) -> Result<Arc<Helper>, Fail
         allow_other: args.serve.allow_other,
         allow_exec: args.serve.allow_exec,
         source_name: source.path().to_path_buf(),
-        read_ahead_kib: None,
+        read_ahead_kib: Some(READ_AHEAD_KIB),
     };
     let helper = Helper::start(&args.mountpoint, options).map_err(|e| of_mount(&e))?;
     Ok(Arc::new(helper))
@@ -196,16 +198,19 @@ fn confine(args: &MountArgs, source: &ModelDir) -> Result<Sandbox, Failure> {
     Sandbox::enter(needs).map_err(|e| Failure::of(Exit::MountFailed, &e))
 }
 
-fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<ExitCode, Failure> {
+fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<Exit, Failure> {
     match background::start(arguments, handed) {
-        Ok(Start::Serving) => Ok(Exit::Done.into()),
-        Ok(Start::Ended(status)) => match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Ok(Start::Serving) => Ok(Exit::Done),
+        Ok(Start::Ended(status)) => match status
+            .code()
+            .and_then(|code| Exit::of_code(u8::try_from(code).ok()?))
+        {
             // It would have said that it serves.
-            Some(0) | None => Err(Failure::new(
+            Some(Exit::Done) | None => Err(Failure::new(
                 Exit::Unforeseen,
                 format!("the server ended before the mount stood ({status}): try --foreground"),
             )),
-            Some(code) => Ok(ExitCode::from(code)),
+            Some(exit) => Ok(exit),
         },
         Err(e) => Err(Failure::new(
             Exit::Unforeseen,
@@ -283,6 +288,7 @@ fn serve(
     let fs = Arc::new(ModelFs::new(tree).in_sandbox(sandbox.confinement().clone()));
     let session = Session::start(Arc::clone(&fs), attachment, &sandbox).map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
+    log::about(&mountpoint);
     if json {
         super::print(&render(&mounted_data(fs.tree(), &mountpoint)));
     }
@@ -294,6 +300,7 @@ fn serve(
     }
     let about = fs.tree().model();
     ::log::info!(
+        event = "mounted";
         "mounted {} on {}, {}, signed by {} at {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
@@ -315,7 +322,7 @@ fn serve(
     let ended = session.wait().map_err(|e| of_mount(&e));
     engine.remember_all();
     match &ended {
-        Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
+        Ok(()) => ::log::info!(event = "unmounted"; "unmounted {}", shown(&mountpoint)),
         Err(failure) if log_is_elsewhere => ::log::error!("{}", failure.line()),
         Err(_) => {}
     }
@@ -356,10 +363,10 @@ fn verify_in_background(fs: Arc<ModelFs>) {
         let problems = fs.tree().verify_all(Haste::None, &|_, _| {});
         let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
         for problem in unreadable {
-            ::log::warn!("{problem}");
+            ::log::warn!(event = "source-error"; "{problem}");
         }
         match problems.len() {
-            0 => ::log::info!("verified {}", model::size_of(fs.tree())),
+            0 => ::log::info!(event = "verified"; "verified {}", model::size_of(fs.tree())),
             found => ::log::warn!("verified all files; {found} cannot be read as they were signed"),
         }
     };

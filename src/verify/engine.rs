@@ -410,7 +410,7 @@ impl Engine {
 
     fn source_error(&self, error: SourceError) -> ReadError {
         self.totals.source_errors.fetch_add(1, Ordering::Relaxed);
-        log::warn!("{error}; its reader gets an error");
+        log::warn!(event = "source-error"; "{error}; its reader gets an error");
         ReadError::Source(Arc::new(error))
     }
 

@@ -8,11 +8,17 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod errors;
 mod handed_over;
+mod helper;
 mod life;
+mod logging;
+mod manual;
 mod memory;
 mod names;
 mod ordinary_user;
+#[path = "../../examples/pages.rs"]
+mod pages;
 mod policy;
 mod read_only;
 mod reading;
