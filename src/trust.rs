@@ -218,7 +218,7 @@ impl TrustedManifest {
 
     /// The signed files, each with the evidence that it is trusted.
     pub fn into_files(self) -> impl Iterator<Item = TrustedFile> {
-        self.manifest.into_files().into_iter().map(TrustedFile)
+        self.manifest.into_files().map(TrustedFile)
     }
 }
 

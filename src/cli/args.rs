@@ -182,6 +182,13 @@ pub(super) struct ServeArgs {
     /// What to verify, and when.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Lazy)]
     pub(super) verify: When,
+    /// Remember in this directory what was verified, so that the next mount need not hash it again; still every later
+    /// change is met. Nobody but you may use it.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Which files stay in memory, sealed, where the kernel reads them without asking (root only, within --memory).
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = PinWhich::Off)]
+    pub(super) pin: PinWhich,
     /// Let other users read the mount.
     #[arg(long, alias = "allow_other")]
     pub(super) allow_other: bool,
@@ -197,7 +204,8 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// Memory for buffers, in bytes or with K, M or G (of 1024).
+    /// Memory for what was read and for pinned files, in bytes or with K, M or G (of 1024); a quarter of what is available if
+    /// not given.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(super) memory: Option<u64>,
     /// Threads that read and hash.
@@ -223,6 +231,17 @@ pub(super) enum Unsigned {
     Hide,
     /// One such file is enough to refuse the mount.
     Refuse,
+}
+
+/// `--pin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PinWhich {
+    /// None.
+    Off,
+    /// Those that opening verifies anyway, as far as there is memory.
+    Auto,
+    /// All, as far as there is memory; opening a file verifies the whole of it.
+    All,
 }
 
 /// `--verify`.

@@ -6,6 +6,7 @@
 //! are no system roots. Revocation is not looked up: there is no network here.
 
 mod certificate;
+mod constraints;
 mod der;
 mod identity;
 mod name;
@@ -235,7 +236,8 @@ impl<'a> Search<'a> {
             if child.names_as_issuer(root) {
                 let checked = root
                     .check_issuer(self.at, beneath)
-                    .and_then(|()| root.check_root());
+                    .and_then(|()| root.check_root())
+                    .and_then(|()| root.check_names(path));
                 if self.issued(child, root, length, checked)? {
                     return Ok(true);
                 }
@@ -256,7 +258,8 @@ impl<'a> Search<'a> {
             }
             let checked = issuer
                 .check_issuer(self.at, beneath)
-                .and_then(|()| issuer.check_intermediate());
+                .and_then(|()| issuer.check_intermediate())
+                .and_then(|()| issuer.check_names(path));
             let longest = self.anchor.max_intermediates;
             if beneath + usize::from(!issuer.is_self_issued()) > longest || length > MAX_INTERMEDIATES {
                 self.note(length, ChainError::TooLong { limit: longest });

@@ -72,7 +72,7 @@ impl Envelope {
     }
 }
 
-/// The digests of one envelope, each made when it is first asked for and then kept: a payload may have 256 MiB,
+/// The digests of one envelope, each made when it is first asked for and then kept: a payload may have 288 MiB,
 /// and many keys may be tried.
 pub(super) struct Digests<'a> {
     envelope: &'a Envelope,
