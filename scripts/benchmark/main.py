@@ -100,6 +100,8 @@ def commit():
     git = ["git", "-C", str(ROOT)]
     name = first_line(*git, "rev-parse", "--short=12", "HEAD")
     changed = first_line(*git, "status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock")
+    if os.environ.get("MODELFS_BENCH_OTHER"):
+        return f"{name} has the bench; what was measured is another binary (MODELFS_BINARY)"
     return name + (", with changes" if changed else "")
 
 
