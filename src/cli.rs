@@ -17,6 +17,7 @@ mod model;
 mod mount;
 mod service;
 mod verify;
+mod warm;
 
 use std::ffi::OsString;
 use std::io;
@@ -103,6 +104,7 @@ fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<Exit, Failure> {
         Command::Status { mountpoint } => mount::status(mountpoint.as_deref(), json)?,
         Command::Privileged(args) => mount::privileged(&args)?,
         Command::Attach(args) => mount::attach(&args)?,
+        Command::Warm { mountpoint, paths } => warm::run(&mountpoint, &paths, json)?,
     };
     print(&text);
     Ok(Exit::Done)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::manifest::SignedContent;
 use crate::path::ModelPath;
+use crate::path::loading_order;
 use crate::source::ModelDir;
 use crate::source::Traffic;
 use crate::source::What;
@@ -226,7 +227,7 @@ impl ModelTree {
             unbound,
         };
         tree.verify_empty_files();
-        tree.engine.expect(tree.files.clone());
+        tree.engine.expect(tree.in_loading_order());
         Ok(Binding { tree, problems })
     }
 
@@ -279,6 +280,13 @@ impl ModelTree {
     /// The source's path, for people.
     pub fn source_path(&self) -> &std::path::Path {
         self.source.path()
+    }
+
+    /// The files in the order in which frameworks read them.
+    fn in_loading_order(&self) -> Vec<Arc<VerifiedFile>> {
+        let mut files = self.files.clone();
+        files.sort_by(|a, b| loading_order(a.path().as_str(), b.path().as_str()));
+        files
     }
 
     /// How the source was read so far.

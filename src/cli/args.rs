@@ -47,6 +47,14 @@ pub(super) enum Command {
         /// Where the model is mounted; all mounts when left out.
         mountpoint: Option<PathBuf>,
     },
+    /// Read a mounted model through once, so that the kernel holds verified pages of it.
+    Warm {
+        /// Where the model is mounted.
+        mountpoint: PathBuf,
+        /// Files and folders of it, relative to MOUNTPOINT or absolute; all when left out.
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// We are the privileged part of a mount: standard input is a socket to the part that serves.
     #[command(hide = true, name = mount::privileged::COMMAND)]
     Privileged(AttachArgs),
@@ -421,7 +429,7 @@ mod tests {
 
     #[test]
     fn commands_that_do_not_exist_yet_are_not_commands() {
-        for command in ["sign", "digest", "warm"] {
+        for command in ["sign", "digest"] {
             assert_eq!(
                 parse(&format!("modelfs {command}")).err(),
                 Some(ErrorKind::InvalidSubcommand)

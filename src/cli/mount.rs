@@ -375,7 +375,7 @@ fn verify_in_background(fs: Arc<ModelFs>) {
     }
 }
 
-fn of_mount(error: &MountError) -> Failure {
+pub(super) fn of_mount(error: &MountError) -> Failure {
     Failure::of(Exit::MountFailed, error)
 }
 
