@@ -109,10 +109,10 @@ fn serve(signed: &Signed, memory: u64) -> ModelFs {
         .unwrap();
     let source = ModelDir::open(&signed.model, Links::Refuse).unwrap();
     let options = Options {
-        memory,
+        memory: Some(memory),
         ..Options::default()
     };
-    let engine = Engine::start(options).unwrap();
+    let engine = Engine::start(options, None).unwrap();
     ModelFs::new(ModelTree::bind(trusted, source, engine, None).unwrap().tree)
 }
 

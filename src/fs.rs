@@ -14,6 +14,7 @@ use crate::tree::Content;
 use crate::tree::ModelTree;
 use crate::tree::Node;
 use crate::tree::ROOT;
+use crate::verify::Pin;
 use crate::verify::ReadError;
 use crate::verify::State;
 use crate::verify::VerifiedFile;
@@ -91,6 +92,8 @@ pub enum Caching {
     Keep,
     /// Ask anew each time.
     Bypass,
+    /// Read by itself the sealed, verified file that it has under this number.
+    Pinned(u32),
 }
 
 /// Totals of a file system.
@@ -111,6 +114,11 @@ impl ModelFs {
     /// The tree behind it.
     pub fn tree(&self) -> &ModelTree {
         &self.tree
+    }
+
+    /// Whether some files are to be pinned.
+    pub fn pins(&self) -> bool {
+        self.tree.engine().options().pin != Pin::Off
     }
 
     /// Finds a name in a directory.
@@ -185,9 +193,9 @@ impl ModelFs {
             Ok(Content::Directory(_)) => done(Err(Error::IsDirectory)),
             Ok(Content::Memory(_)) => done(Ok(Caching::Keep)),
             Ok(Content::File(file)) => {
-                let caching = caching(file.content());
+                let opened = Arc::clone(file);
                 self.tree.engine().open(file, move |result| {
-                    done(result.map(|()| caching).map_err(Error::Read))
+                    done(result.map(|()| caching(&opened)).map_err(Error::Read))
                 });
             }
         }
@@ -204,7 +212,7 @@ impl ModelFs {
         match self.node(inode).map(Node::content) {
             Err(e) => done(Err(e)),
             Ok(Content::Directory(_)) => done(Err(Error::IsDirectory)),
-            Ok(Content::Memory(bytes)) => done(Ok(Served(slice(bytes, offset, len)))),
+            Ok(Content::Memory(bundle)) => done(Ok(Served(slice(&bundle.bytes, offset, len)))),
             Ok(Content::File(file)) => {
                 self.tree
                     .engine()
@@ -297,10 +305,10 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
             size: file.size(),
             confirmed: file.is_size_confirmed(),
         },
-        Content::Memory(bytes) => Attributes {
+        Content::Memory(bundle) => Attributes {
             inode,
             kind: Kind::File,
-            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            size: u64::try_from(bundle.bytes.len()).unwrap_or(u64::MAX),
             confirmed: true,
         },
     }
@@ -308,10 +316,13 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
 
 /// A page of the cache is filled whole or not at all. Where shards are smaller than a page, one that differs
 /// would take its neighbours' bytes with it, so such a file is not cached.
-fn caching(content: &SignedContent) -> Caching {
-    match content {
-        SignedContent::Shards(shards) if shards.shard_size() < u64::from(BLOCK_BYTES) => Caching::Bypass,
-        SignedContent::Shards(_) | SignedContent::Whole(_) => Caching::Keep,
+fn caching(file: &VerifiedFile) -> Caching {
+    match (file.pinned(), file.content()) {
+        (Some(number), _) => Caching::Pinned(number),
+        (None, SignedContent::Shards(shards)) if shards.shard_size() < u64::from(BLOCK_BYTES) => {
+            Caching::Bypass
+        }
+        (None, SignedContent::Shards(_) | SignedContent::Whole(_)) => Caching::Keep,
     }
 }
 

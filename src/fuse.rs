@@ -9,6 +9,8 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -55,6 +57,7 @@ use crate::fs::Caching;
 use crate::fs::Error;
 use crate::fs::Kind;
 use crate::fs::ModelFs;
+use crate::sys;
 
 /// How long the kernel may remember names and confirmed attributes: the tree is frozen, so as long as it
 /// likes.
@@ -77,12 +80,19 @@ pub struct FuseAdapter {
     fs: Arc<ModelFs>,
     uid: u32,
     gid: u32,
+    passes_through: Arc<AtomicBool>,
 }
 
 impl FuseAdapter {
-    /// Everything belongs to this user and group.
-    pub fn new(fs: Arc<ModelFs>, uid: u32, gid: u32) -> Self {
-        Self { fs, uid, gid }
+    /// Everything belongs to this user and group. `passes_through` hears whether the kernel reads from files that are
+    /// offered to it, once it was asked.
+    pub fn new(fs: Arc<ModelFs>, uid: u32, gid: u32, passes_through: Arc<AtomicBool>) -> Self {
+        Self {
+            fs,
+            uid,
+            gid,
+            passes_through,
+        }
     }
 
     fn attr(&self, attributes: &Attributes) -> FileAttr {
@@ -152,6 +162,13 @@ impl Filesystem for FuseAdapter {
                 log::debug!("the kernel does not offer {wish:?}");
             }
         }
+        // Only sealed files in memory are ever offered; they lie on no other file system.
+        if self.fs.pins()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.passes_through.store(true, Ordering::Relaxed);
+        }
         let background = config.set_max_background(MAX_BACKGROUND);
         let request = config.set_max_write(MAX_REQUEST_BYTES);
         if background.is_err() || request.is_err() {
@@ -204,6 +221,9 @@ impl Filesystem for FuseAdapter {
                         FileHandle(0),
                         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
                     );
+                }
+                Ok(Caching::Pinned(number)) => {
+                    sys::reply_with_backing(reply, FopenFlags::FOPEN_NOFLUSH, number);
                 }
                 Err(e) => reply.error(errno(&e)),
             });

@@ -7,8 +7,11 @@
 
 mod error;
 mod names;
+mod resources;
 mod shards;
 mod statement;
+
+use std::borrow::Cow;
 
 use crate::digest;
 use crate::digest::Algorithm;
@@ -19,7 +22,8 @@ pub use error::ManifestError;
 pub use shards::MAX_SHARD_SIZE;
 pub use shards::Shards;
 
-use statement::Listing;
+use resources::FromTheEnd;
+use resources::ListedDigests;
 use statement::Method;
 
 /// Most resources in one manifest. A mount keeps some hundred bytes for each as long as it serves, so this
@@ -116,9 +120,11 @@ impl Manifest {
         &self.files
     }
 
-    /// The same, for whoever keeps them.
-    pub fn into_files(self) -> Vec<SignedFile> {
-        self.files
+    /// The same, for whoever keeps them; the list's memory is given back on the way.
+    pub fn into_files(self) -> impl Iterator<Item = SignedFile> {
+        let mut files = self.files;
+        files.reverse();
+        FromTheEnd(files)
     }
 
     /// How many resources were signed: files, or the shards of all files.
@@ -131,33 +137,40 @@ impl Manifest {
             Format::V1 => statement::read_v1(payload)?,
             Format::LegacyV02 => statement::read_legacy(payload)?,
         };
-        if listing.resources.is_empty() {
+        let resources = listing.resources.len();
+        if resources == 0 {
             return Err(ManifestError::NoResources);
         }
-        if listing.resources.len() > max_resources {
+        if resources > max_resources {
             return Err(ManifestError::TooManyResources {
-                found: listing.resources.len(),
+                found: resources,
                 limit: max_resources,
             });
         }
-        let digests = ListedDigests::read(&listing)?;
+        let is_itself = listing.resources.is_only(SELF_NAME);
+        let (names, digests) = listing.resources.split(listing.algorithm, listing.method)?;
         let root_digest = digests.root();
         stated_root.compare(root_digest)?;
+        let subject = listing.subject.into_owned();
         let (files, single_file) = match listing.method {
-            Method::Files => whole_files(&listing, &digests)?,
-            Method::Shards { shard_size } => shards::sharded_files(&listing, &digests, shard_size)?,
+            Method::Files => (
+                whole_files(names, digests, is_itself.then_some(&subject))?,
+                is_itself,
+            ),
+            Method::Shards { shard_size } => shards::sharded_files(&names, digests, &subject, shard_size)?,
         };
+        names::refuse_conflicts(&files)?;
         names::refuse_ignored(&files, &listing.ignore_paths)?;
         Ok(Self {
             identity: digest::sha256(payload),
-            subject: listing.subject.into_owned(),
+            subject,
             root_digest,
             algorithm: listing.algorithm,
             method: listing.method,
             allow_symlinks: listing.allow_symlinks,
             ignore_paths: listing.ignore_paths,
             single_file,
-            resources: listing.resources.len(),
+            resources,
             files,
         })
     }
@@ -191,79 +204,35 @@ pub enum SignedContent {
     Shards(Shards),
 }
 
-/// The digests of all resources, in the order in which they are listed.
-struct ListedDigests {
-    algorithm: Algorithm,
-    bytes: Vec<u8>,
-}
-
-impl ListedDigests {
-    fn read(listing: &Listing<'_>) -> Result<Self, ManifestError> {
-        let plain = listing.algorithm.id();
-        // The references write `sha256-sharded-1000`, OMS 6.3.2 demands `sha256`: both are about.
-        let mangled = match listing.method {
-            Method::Files => None,
-            Method::Shards { shard_size } => Some(format!("{plain}-sharded-{shard_size}")),
-        };
-        let mut bytes = Vec::with_capacity(listing.resources.len() * listing.algorithm.digest_bytes());
-        for resource in &listing.resources {
-            if resource.algorithm != plain && Some(&*resource.algorithm) != mangled.as_deref() {
-                return Err(ManifestError::AlgorithmMismatch {
-                    name: resource.name.to_string(),
-                    expected: listing.algorithm,
-                    found: resource.algorithm.to_string(),
-                });
-            }
-            let digest = Digest::from_hex(listing.algorithm, &resource.digest).map_err(|cause| {
-                ManifestError::Digest {
-                    name: resource.name.to_string(),
-                    cause,
-                }
-            })?;
-            bytes.extend_from_slice(digest.as_bytes());
-        }
-        Ok(Self {
-            algorithm: listing.algorithm,
-            bytes,
-        })
-    }
-
-    /// Always SHA-256, whatever the resources were hashed with (OMS 6.5.1).
-    fn root(&self) -> [u8; 32] {
-        digest::sha256(&self.bytes)
-    }
-
-    /// The digest of the resource that was listed at `index`.
-    fn at(&self, index: usize) -> Option<&[u8]> {
-        self.bytes.chunks_exact(self.algorithm.digest_bytes()).nth(index)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = Digest> {
-        self.bytes
-            .chunks_exact(self.algorithm.digest_bytes())
-            .filter_map(|bytes| Digest::from_bytes(self.algorithm, bytes))
-    }
-}
-
-/// A manifest's files, each with one digest, in byte order of their paths; and whether the model is one file.
+/// A manifest's files, each with one digest, in byte order of their paths. With `itself`, the model is one file of
+/// that name.
 fn whole_files(
-    listing: &Listing<'_>,
-    digests: &ListedDigests,
-) -> Result<(Vec<SignedFile>, bool), ManifestError> {
-    let single_file = matches!(listing.resources.as_slice(), [only] if only.name == SELF_NAME);
-    let mut files = Vec::with_capacity(listing.resources.len());
-    for (resource, digest) in listing.resources.iter().zip(digests.iter()) {
-        let path = if single_file {
-            single_file_path(&listing.subject)?
-        } else {
-            listed_path(&resource.name)?
+    names: Vec<Cow<'_, str>>,
+    mut digests: ListedDigests,
+    itself: Option<&String>,
+) -> Result<Vec<SignedFile>, ManifestError> {
+    let mut files = Vec::with_capacity(names.len());
+    let mut refusal = None;
+    for name in FromTheEnd(names) {
+        let digest = digests.pop().expect("every resource has a digest");
+        let path = match itself {
+            Some(subject) => single_file_path(subject),
+            None => listed_path(&name),
         };
         let content = SignedContent::Whole(digest);
-        files.push(SignedFile { path, content });
+        match path {
+            Ok(path) => files.push(SignedFile { path, content }),
+            // What is said is what stands first in the list.
+            Err(error) => refusal = Some(error),
+        }
     }
+    if let Some(error) = refusal {
+        return Err(error);
+    }
+    // Signers list in order, so that now there is nothing to sort.
+    files.reverse();
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    names::refuse_conflicts(&files)?;
-    Ok((files, single_file))
+    Ok(files)
 }
 
 /// The path of a file in a model that is a directory.

@@ -7,10 +7,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -24,6 +27,7 @@ use crate::fs::Report;
 use crate::fs::XATTR_PREFIX;
 use crate::fuse::FuseAdapter;
 use crate::sys;
+use crate::verify::Offer;
 
 mod attach;
 mod handed;
@@ -236,6 +240,15 @@ impl Session {
     }
 }
 
+/// The way to offer pinned files to the kernel.
+struct Backing(OwnedFd);
+
+impl Offer for Backing {
+    fn offer(&self, sealed: BorrowedFd<'_>) -> io::Result<u32> {
+        fuser::BackingId::create_raw(&self.0, sealed)
+    }
+}
+
 /// Shuts this process off from others of its user, and lets it open what it may.
 fn make_ready() {
     if let Err(e) = sys::harden() {
@@ -271,8 +284,19 @@ fn converse(
     config.n_threads = Some(KERNEL_THREADS);
     config.clone_fd = queue == Queue::PerThread;
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-    let adapter = FuseAdapter::new(fs, uid.as_raw(), gid.as_raw());
-    fuser::Session::from_fd(adapter, device, acl, config)?.spawn()
+    let passes_through = Arc::new(AtomicBool::new(false));
+    let adapter = FuseAdapter::new(
+        Arc::clone(&fs),
+        uid.as_raw(),
+        gid.as_raw(),
+        Arc::clone(&passes_through),
+    );
+    let backing = Backing(device.try_clone()?);
+    let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+    if passes_through.load(Ordering::Relaxed) {
+        fs.tree().engine().pin_through(Box::new(backing));
+    }
+    session.spawn()
 }
 
 /// How a mount was taken away.

@@ -71,6 +71,16 @@ impl ModelPath {
         self.0.split('/')
     }
 
+    /// Whether both lie in the same directory and end alike, as the parts of one set of weights do.
+    pub fn is_sibling_of(&self, other: &ModelPath) -> bool {
+        let parts = |path: &str| {
+            let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+            (directory.to_owned(), ending.to_owned())
+        };
+        parts(&self.0) == parts(&other.0)
+    }
+
     /// Whether this path is `ancestor` or lies beneath it, compared by whole components.
     pub fn is_within(&self, ancestor: &ModelPath) -> bool {
         self.0

@@ -7,12 +7,17 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::FileType;
 
@@ -40,7 +45,30 @@ pub struct ModelDir {
     path: PathBuf,
     root: Root,
     links: Links,
+    traffic: Arc<Counted>,
 }
+
+/// How the source was read, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// From the device into our buffers, past the page cache.
+    pub direct_bytes: u64,
+    /// Out of the page cache, where they were already.
+    pub cached_bytes: u64,
+    /// Through the page cache, and dropped there again.
+    pub buffered_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    direct: AtomicU64,
+    cached: AtomicU64,
+    buffered: AtomicU64,
+}
+
+/// Files smaller than this many bytes are read through the page cache: opening them once more takes longer than they
+/// stay in it.
+const MIN_DIRECT_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 enum Root {
@@ -78,7 +106,12 @@ impl ModelDir {
         } else {
             return Err(here(What::NotRegular("neither a directory nor a regular file")));
         };
-        Ok(Self { path, root, links })
+        Ok(Self {
+            path,
+            root,
+            links,
+            traffic: Arc::default(),
+        })
     }
 
     /// The canonical path it was opened at, for people.
@@ -107,7 +140,29 @@ impl ModelDir {
     pub fn open_file(&self, path: &ModelPath) -> Result<SourceFile, SourceError> {
         let (found, size) = self.find(path)?;
         let file = sys::reopen(&found).map_err(|e| SourceError::at(path, e))?;
-        Ok(SourceFile { file, size })
+        // What cannot be opened so is read through the page cache.
+        let direct = if size >= MIN_DIRECT_BYTES {
+            sys::reopen_direct(&found).ok()
+        } else {
+            None
+        };
+        Ok(SourceFile {
+            file,
+            direct,
+            refuses_direct: AtomicBool::new(false),
+            size,
+            traffic: Arc::clone(&self.traffic),
+        })
+    }
+
+    /// How the source was read so far.
+    pub fn traffic(&self) -> Traffic {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            direct_bytes: read(&self.traffic.direct),
+            cached_bytes: read(&self.traffic.cached),
+            buffered_bytes: read(&self.traffic.buffered),
+        }
     }
 
     fn find(&self, path: &ModelPath) -> Result<(OwnedFd, u64), SourceError> {
@@ -155,7 +210,12 @@ impl ModelDir {
 #[derive(Debug)]
 pub struct SourceFile {
     file: File,
+    /// The same file, open for reads past the page cache.
+    direct: Option<File>,
+    /// Whether the file system took the flag and then refused such a read.
+    refuses_direct: AtomicBool,
     size: u64,
+    traffic: Arc<Counted>,
 }
 
 impl SourceFile {
@@ -164,28 +224,72 @@ impl SourceFile {
         self.size
     }
 
-    /// Reads into a buffer of ours until it is full or the file ends; returns how much it read.
+    /// Reads into a page-aligned buffer of ours until it is full or the file ends; returns how much it read. The length
+    /// and the offset are multiples of [`sys::PAGE_BYTES`]. What the page cache does not have is read past it, or
+    /// dropped from it behind us: every byte of a model is read once, and lies in the mount's own page cache then.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
-            match self.file.read_at(rest, at) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+    pub fn read_pages(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+        let range = offset..offset.saturating_add(bytes).min(self.size);
+        let wanted = range.end.saturating_sub(range.start);
+        let cached = sys::cached_bytes(&self.file, &range);
+        if cached.is_some_and(|cached| cached >= wanted) {
+            return counted(&self.traffic.cached, fill(&self.file, buffer, offset));
+        }
+        if let Some(direct) = &self.direct
+            && !self.refuses_direct.load(Ordering::Relaxed)
+        {
+            match counted(&self.traffic.direct, fill(direct, buffer, offset)) {
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                    self.refuses_direct.store(true, Ordering::Relaxed);
+                }
+                Ok(read) if u64::try_from(read).is_ok_and(|read| read < wanted) => {
+                    // It may stop early for reasons of its own; only the page cache knows where a file ends.
+                    let at = offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+                    let rest = buffer.get_mut(read..).unwrap_or_default();
+                    return Ok(read + fill(&self.file, rest, at)?);
+                }
+                read => return read,
             }
         }
-        Ok(filled)
+        let read = counted(&self.traffic.buffered, fill(&self.file, buffer, offset));
+        if self.size >= MIN_DIRECT_BYTES {
+            let len = NonZeroU64::new(wanted);
+            // Only a hint: what stays in the cache costs memory and nothing else.
+            let _ = rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::DontNeed);
+        }
+        read
     }
 
     #[cfg(feature = "planted-faults")]
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
+}
+
+fn counted(counter: &AtomicU64, read: io::Result<usize>) -> io::Result<usize> {
+    if let Ok(bytes) = read {
+        counter.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    }
+    read
+}
+
+/// Reads until the buffer is full or the file ends. A direct read that ends in the middle of a page has met the end.
+fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
+        match file.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput && filled % sys::PAGE_BYTES != 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 /// Why a name in the source could not be used.

@@ -20,7 +20,20 @@ use rustix::fs::ResolveFlags;
 use rustix::fs::openat;
 use rustix::fs::openat2;
 
+mod available;
+mod cache;
+mod pages;
+mod sealed;
 pub mod sha256;
+
+pub use available::MemoryGauge;
+pub use cache::cached_bytes;
+pub use pages::HUGE_PAGE_BYTES;
+pub use pages::PAGE_BYTES;
+pub use pages::Pages;
+pub use sealed::Piece;
+pub use sealed::Sealed;
+pub use sealed::Unsealed;
 
 #[cfg(feature = "planted-faults")]
 mod fault_map;
@@ -129,6 +142,29 @@ pub fn reopen(found: &OwnedFd) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let name = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
     Ok(File::from(openat(CWD, name, flags, Mode::empty())?))
+}
+
+/// As [`reopen`], for reads that go past the page cache.
+///
+/// # Errors
+/// What `open` says; `EINVAL` where the file system cannot.
+pub fn reopen_direct(found: &OwnedFd) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::DIRECT;
+    let name = format!("/proc/self/fd/{}", found.as_fd().as_raw_fd());
+    Ok(File::from(openat(CWD, name, flags, Mode::empty())?))
+}
+
+/// Answers an open with a file that the kernel has under this number, for it to read from instead of asking.
+pub fn reply_with_backing(reply: fuser::ReplyOpen, flags: fuser::FopenFlags, number: u32) {
+    // SAFETY: numbers come from the kernel's answer to an offer on this session, and none is ever taken back.
+    #[allow(
+        unsafe_code,
+        reason = "the library wants to close what it wraps; it never does here"
+    )]
+    let backing = unsafe { reply.wrap_backing(number) };
+    reply.opened_passthrough(fuser::FileHandle(0), flags, &backing);
+    // Dropping it would take the file away from the kernel.
+    let _ = backing.into_raw();
 }
 
 /// Makes this process hard to tamper with for others of its user: no debugger, no core file and, for root,

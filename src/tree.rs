@@ -11,8 +11,10 @@ use std::sync::Arc;
 use crate::manifest::SignedContent;
 use crate::path::ModelPath;
 use crate::source::ModelDir;
+use crate::source::Traffic;
 use crate::source::What;
 use crate::trust::Signer;
+use crate::trust::SigningTime;
 use crate::trust::TrustedManifest;
 use crate::verify::Engine;
 use crate::verify::State;
@@ -55,6 +57,8 @@ pub struct Model {
     pub subject: String,
     /// Who signed it.
     pub signer: Signer,
+    /// When, as far as that is proven.
+    pub signed_at: SigningTime,
     /// The paths that the signer left out.
     pub ignore_paths: Vec<ModelPath>,
     /// Whether files without bytes may be unsigned (OMS 6.3.2: shards leave them out).
@@ -69,13 +73,12 @@ pub struct ShownBundle {
     /// Its name in the model.
     pub path: ModelPath,
     /// What was verified.
-    pub bytes: Arc<[u8]>,
+    pub bytes: Arc<Vec<u8>>,
 }
 
 /// Something in the tree.
 #[derive(Debug)]
 pub struct Node {
-    name: Box<str>,
     parent: Index,
     content: Content,
 }
@@ -83,18 +86,43 @@ pub struct Node {
 /// What a [`Node`] is.
 #[derive(Debug)]
 pub enum Content {
-    /// A directory that signed names imply; its entries in byte order of their names.
-    Directory(Vec<u32>),
+    /// A directory that signed names imply.
+    Directory(Box<Directory>),
     /// A signed file.
     File(Arc<VerifiedFile>),
     /// Bytes that this process holds: the bundle.
-    Memory(Arc<[u8]>),
+    Memory(Box<ShownBundle>),
+}
+
+/// A directory of a [`ModelTree`].
+#[derive(Debug)]
+pub struct Directory {
+    name: Box<str>,
+    /// In byte order of their names.
+    entries: Vec<Index>,
+}
+
+impl Directory {
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
 }
 
 impl Node {
     /// Its name in its directory; empty for the root.
     pub fn name(&self) -> &str {
-        &self.name
+        let path = match &self.content {
+            Content::Directory(directory) => return &directory.name,
+            Content::File(file) => file.path(),
+            Content::Memory(bundle) => &bundle.path,
+        };
+        path.components().next_back().unwrap_or_default()
     }
 
     /// What it is.
@@ -146,6 +174,7 @@ impl ModelTree {
             identity: *manifest.identity(),
             subject: manifest.subject().to_owned(),
             signer: trusted.signer().clone(),
+            signed_at: trusted.signed_at().clone(),
             ignore_paths: manifest.ignore_paths().to_vec(),
             is_sharded: manifest.shard_size().is_some(),
             total_bytes: 0,
@@ -153,7 +182,7 @@ impl ModelTree {
         let source = Arc::new(source);
         let mut problems = Vec::new();
         let mut unbound = Vec::new();
-        let mut files = Vec::with_capacity(manifest.files().len());
+        let mut files = Vec::new();
         let mut builder = Builder::new();
         for (id, file) in (0..).zip(trusted.into_files()) {
             let path = file.path().clone();
@@ -185,7 +214,7 @@ impl ModelTree {
         }
         if let Some(bundle) = &bundle {
             // A signed file of that name wins; a signed name beneath it leaves no room for a file.
-            builder.add_if_free(&bundle.path, Content::Memory(Arc::clone(&bundle.bytes)))?;
+            builder.add_if_free(&bundle.path, Content::Memory(Box::new(bundle.clone())))?;
         }
         let tree = Self {
             nodes: builder.finish(),
@@ -197,6 +226,7 @@ impl ModelTree {
             unbound,
         };
         tree.verify_empty_files();
+        tree.engine.expect(tree.files.clone());
         Ok(Binding { tree, problems })
     }
 
@@ -211,21 +241,22 @@ impl ModelTree {
     }
 
     /// Finds a name in a directory.
-    pub fn child(&self, directory: &[u32], name: &str) -> Option<(u64, &Node)> {
-        let at = directory
+    pub fn child(&self, directory: &Directory, name: &str) -> Option<(u64, &Node)> {
+        let entries = &directory.entries;
+        let at = entries
             .binary_search_by(|&index| self.at(index).map_or("", |node| node.name()).cmp(name))
             .ok()?;
-        let index = *directory.get(at)?;
+        let index = *entries.get(at)?;
         Some((inode_of(index), self.at(index)?))
     }
 
     /// The entries of a directory from the given position on.
     pub fn children<'a>(
         &'a self,
-        directory: &'a [u32],
+        directory: &'a Directory,
         from: usize,
     ) -> impl Iterator<Item = (u64, &'a Node)> {
-        let rest = directory.get(from..).unwrap_or_default();
+        let rest = directory.entries.get(from..).unwrap_or_default();
         rest.iter()
             .filter_map(|&index| Some((inode_of(index), self.at(index)?)))
     }
@@ -250,6 +281,11 @@ impl ModelTree {
         self.source.path()
     }
 
+    /// How the source was read so far.
+    pub fn traffic(&self) -> Traffic {
+        self.source.traffic()
+    }
+
     /// How many nodes there are.
     pub fn node_count(&self) -> u64 {
         u64::try_from(self.nodes.len()).unwrap_or(u64::MAX)
@@ -269,6 +305,15 @@ impl ModelTree {
     }
 }
 
+impl Content {
+    fn directory(name: &str) -> Self {
+        Self::Directory(Box::new(Directory {
+            name: name.into(),
+            entries: Vec::new(),
+        }))
+    }
+}
+
 fn inode_of(index: Index) -> u64 {
     u64::from(index) + ROOT
 }
@@ -278,29 +323,33 @@ struct Builder {
     nodes: Vec<Node>,
     /// By parent and name, so that a directory costs its name and not the whole path to it.
     directories: HashMap<(Index, Box<str>), Index>,
+    /// The directory of the last file, with its path: files come in order, so most are in the same.
+    recent: (String, Index),
 }
 
 impl Builder {
     fn new() -> Self {
         let root = Node {
-            name: "".into(),
             parent: 0,
-            content: Content::Directory(Vec::new()),
+            content: Content::directory(""),
         };
         Self {
             nodes: vec![root],
             directories: HashMap::new(),
+            recent: (String::new(), 0),
         }
     }
 
     fn add(&mut self, path: &ModelPath, content: Content) -> Result<(), BindError> {
-        let mut components = path.components();
-        let name = components.next_back().unwrap_or_default();
-        let mut parent = 0;
-        for component in components {
-            parent = self.directory(parent, component)?;
+        let folder = path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        if self.recent.0 != folder {
+            let mut parent = 0;
+            for component in folder.split('/').filter(|component| !component.is_empty()) {
+                parent = self.directory(parent, component)?;
+            }
+            self.recent = (folder.to_owned(), parent);
         }
-        self.push(parent, name, content).map(drop)
+        self.push(self.recent.1, content).map(drop)
     }
 
     /// Adds a file unless its name, or a directory on the way to it, is a file's already.
@@ -309,16 +358,14 @@ impl Builder {
         let mut components = path.components().peekable();
         while let Some(component) = components.next() {
             let Some(Node {
-                content: Content::Directory(entries),
+                content: Content::Directory(directory),
                 ..
             }) = self.get(above)
             else {
                 return Ok(());
             };
-            match entries
-                .iter()
-                .find(|&&entry| self.get(entry).is_some_and(|node| node.name() == component))
-            {
+            let mut entries = directory.entries.iter();
+            match entries.find(|&&entry| self.get(entry).is_some_and(|node| node.name() == component)) {
                 Some(_) if components.peek().is_none() => return Ok(()),
                 Some(&entry) => above = entry,
                 None => break,
@@ -332,29 +379,21 @@ impl Builder {
         if let Some(&index) = self.directories.get(&key) {
             return Ok(index);
         }
-        let index = self.push(parent, name, Content::Directory(Vec::new()))?;
+        let index = self.push(parent, Content::directory(name))?;
         self.directories.insert(key, index);
         Ok(index)
     }
 
-    fn push(&mut self, parent: Index, name: &str, content: Content) -> Result<Index, BindError> {
+    fn push(&mut self, parent: Index, content: Content) -> Result<Index, BindError> {
         let index = Index::try_from(self.nodes.len())
             .ok()
             .filter(|_| self.nodes.len() < MAX_NODES);
         let index = index.ok_or(BindError::TooManyNodes)?;
-        self.nodes.push(Node {
-            name: name.into(),
-            parent,
-            content,
-        });
+        self.nodes.push(Node { parent, content });
         let parent = usize::try_from(parent)
             .ok()
-            .and_then(|parent| self.nodes.get_mut(parent));
-        if let Some(Node {
-            content: Content::Directory(entries),
-            ..
-        }) = parent
-        {
+            .and_then(|parent| self.entries(parent));
+        if let Some(entries) = parent {
             entries.push(index);
         }
         Ok(index)
@@ -365,16 +404,29 @@ impl Builder {
     }
 
     fn finish(mut self) -> Vec<Node> {
-        let names: Vec<Box<str>> = self.nodes.iter().map(|node| node.name.clone()).collect();
-        let name = |index: &u32| usize::try_from(*index).ok().and_then(|index| names.get(index));
-        for node in &mut self.nodes {
-            if let Content::Directory(entries) = &mut node.content {
-                entries.sort_by(|a, b| name(a).cmp(&name(b)));
-                entries.shrink_to_fit();
+        for index in 0..self.nodes.len() {
+            let Some(mut entries) = self.entries(index).map(std::mem::take) else {
+                continue;
+            };
+            let name = |index: &Index| self.get(*index).map(Node::name);
+            entries.sort_by(|a, b| name(a).cmp(&name(b)));
+            entries.shrink_to_fit();
+            if let Some(place) = self.entries(index) {
+                *place = entries;
             }
         }
         self.nodes.shrink_to_fit();
         self.nodes
+    }
+
+    fn entries(&mut self, index: usize) -> Option<&mut Vec<Index>> {
+        match self.nodes.get_mut(index) {
+            Some(Node {
+                content: Content::Directory(directory),
+                ..
+            }) => Some(&mut directory.entries),
+            _ => None,
+        }
     }
 }
 
@@ -439,14 +491,18 @@ mod tests {
     use crate::source::Links;
     use crate::testing::Method;
     use crate::testing::SignedModel;
+    use crate::verify::Haste;
     use crate::verify::Options;
 
     fn bind(model: &SignedModel, bundle: Option<ShownBundle>) -> Binding {
         let source = ModelDir::open(&model.path(), Links::Refuse).unwrap();
-        let engine = Engine::start(Options {
-            max_file_bytes: 100,
-            ..Options::default()
-        })
+        let engine = Engine::start(
+            Options {
+                max_file_bytes: 100,
+                ..Options::default()
+            },
+            None,
+        )
         .unwrap();
         ModelTree::bind(model.trusted(), source, engine, bundle).unwrap()
     }
@@ -454,7 +510,7 @@ mod tests {
     fn shown(path: &str) -> Option<ShownBundle> {
         Some(ShownBundle {
             path: ModelPath::parse(path).unwrap(),
-            bytes: (*b"bundle").into(),
+            bytes: Arc::new(b"bundle".to_vec()),
         })
     }
 
@@ -522,7 +578,15 @@ mod tests {
         let folders = "d/".repeat(crate::path::MAX_COMPONENTS - 1);
         for name in ["a", "b"] {
             let path = ModelPath::parse(&format!("{folders}{name}")).unwrap();
-            builder.add(&path, Content::Memory(Arc::new([]))).unwrap();
+            builder
+                .add(
+                    &path,
+                    Content::Memory(Box::new(ShownBundle {
+                        path: path.clone(),
+                        bytes: Arc::default(),
+                    })),
+                )
+                .unwrap();
         }
         let made = crate::path::MAX_COMPONENTS - 1;
         assert_eq!(builder.nodes.len(), 1 + made + 2);
@@ -632,7 +696,7 @@ mod tests {
             let tree = bind(&model, None).tree;
             std::fs::remove_file(model.file("c")).unwrap();
             let told = std::cell::Cell::new((0, 0));
-            let problems = tree.verify_all(&|done, total| told.set((done, total)));
+            let problems = tree.verify_all(Haste::Some, &|done, total| told.set((done, total)));
             let got: Vec<_> = problems
                 .iter()
                 .map(|p| (p.path().as_str(), p.is_mismatch()))

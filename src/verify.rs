@@ -5,10 +5,15 @@
 //! it. A source that hangs, shrinks, grows or changes costs its own readers an error and nobody else
 //! anything. What this module does not do: names, attributes, and deciding what to verify.
 
+mod ahead;
 mod chunk;
 mod engine;
 mod file;
-mod held;
+mod flight;
+mod memory;
+mod pin;
+mod refusal;
+mod remembered;
 mod workers;
 
 #[cfg(feature = "planted-faults")]
@@ -22,10 +27,15 @@ pub use chunk::VerifiedBytes;
 pub use engine::Counters;
 pub use engine::Engine;
 pub use engine::Options;
-pub use file::Finding;
-pub use file::ReadError;
 pub use file::State;
 pub use file::VerifiedFile;
+pub use pin::Offer;
+pub use pin::Pin;
+pub use refusal::Finding;
+pub use refusal::ReadError;
+pub use remembered::Remembered;
+pub use remembered::StateError;
+pub use workers::Haste;
 
 #[cfg(all(feature = "planted-faults", not(debug_assertions)))]
 compile_error!("planted-faults is for the tests that prove the tests: a release must not carry it");

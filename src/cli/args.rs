@@ -135,15 +135,19 @@ pub(super) struct TrustArgs {
         requires = "certificate_chain"
     )]
     pub(super) cert_time: Option<CertTime>,
-    /// Keyless signatures: who signed (not supported yet).
-    #[arg(long, value_name = "STR", hide = true)]
+    /// Trust keyless (Sigstore) signatures of this email address or URI; `*` stands for anything but `/`.
+    #[arg(long, value_name = "STR", requires = "identity_provider")]
     pub(super) identity: Option<String>,
-    /// Keyless signatures: who vouches for the identity (not supported yet).
-    #[arg(long, alias = "identity_provider", value_name = "URL", hide = true)]
+    /// Who must vouch for the identity: the issuer's URL, exactly.
+    #[arg(long, alias = "identity_provider", value_name = "URL", requires = "identity")]
     pub(super) identity_provider: Option<String>,
-    /// Keyless signatures: the instance's keys (not supported yet).
-    #[arg(long, alias = "trusted_root", value_name = "FILE", hide = true)]
+    /// The Sigstore instance's keys: a trusted_root.json, or the word `production` for the public instance's.
+    #[arg(long, alias = "trusted_root", value_name = "FILE", requires = "identity")]
     pub(super) trusted_root: Option<PathBuf>,
+    /// Take the word of time-stamping authorities under this root (PEM) for when a key or a certificate signed: then
+    /// the certificate must have been valid at that time; repeatable.
+    #[arg(long, alias = "tsa_root", value_name = "FILE")]
+    pub(super) tsa_root: Vec<PathBuf>,
     /// Accept signatures in the way of OMS v0.2.
     #[arg(long, alias = "allow_legacy")]
     pub(super) allow_legacy: bool,
@@ -153,7 +157,7 @@ pub(super) struct TrustArgs {
         value_name = "FILE",
         conflicts_with_all = [
             "public_key", "certificate_chain", "certificate_identity", "cert_time", "identity",
-            "identity_provider", "trusted_root", "allow_legacy",
+            "identity_provider", "trusted_root", "tsa_root", "allow_legacy",
         ]
     )]
     pub(super) policy: Option<PathBuf>,
@@ -190,6 +194,13 @@ pub(super) struct ServeArgs {
     /// What to verify, and when.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Lazy)]
     pub(super) verify: When,
+    /// Remember in this directory what was verified, so that the next mount need not hash it again; still every later
+    /// change is met. Nobody but you may use it.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<PathBuf>,
+    /// Which files stay in memory, sealed, where the kernel reads them without asking (root only, within --memory).
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = PinWhich::Off)]
+    pub(super) pin: PinWhich,
     /// Let other users read the mount.
     #[arg(long, alias = "allow_other")]
     pub(super) allow_other: bool,
@@ -205,7 +216,8 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
-    /// Memory for buffers, in bytes or with K, M or G (of 1024).
+    /// Memory for what was read and for pinned files, in bytes or with K, M or G (of 1024); a quarter of what is available if
+    /// not given.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(super) memory: Option<u64>,
     /// Threads that read and hash.
@@ -231,6 +243,17 @@ pub(super) enum Unsigned {
     Hide,
     /// One such file is enough to refuse the mount.
     Refuse,
+}
+
+/// `--pin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PinWhich {
+    /// None.
+    Off,
+    /// Those that opening verifies anyway, as far as there is memory.
+    Auto,
+    /// All, as far as there is memory; opening a file verifies the whole of it.
+    All,
 }
 
 /// `--verify`.
@@ -336,9 +359,20 @@ mod tests {
             ("--policy p --public-key a", Some(ArgumentConflict)),
             ("--policy p --certificate-chain a", Some(ArgumentConflict)),
             ("--policy p --allow-legacy", Some(ArgumentConflict)),
-            ("--policy p --identity a", Some(ArgumentConflict)),
-            ("--policy p --identity-provider a", Some(ArgumentConflict)),
-            ("--policy p --trusted-root a", Some(ArgumentConflict)),
+            (
+                "--identity a --identity-provider b --trusted_root production",
+                None,
+            ),
+            ("--identity a --identity_provider b", None),
+            ("--public-key a --tsa-root b --tsa_root c", None),
+            (
+                "--policy p --identity a --identity-provider b",
+                Some(ArgumentConflict),
+            ),
+            ("--policy p --tsa-root a", Some(ArgumentConflict)),
+            ("--identity a", Some(MissingRequiredArgument)),
+            ("--identity-provider a", Some(MissingRequiredArgument)),
+            ("--trusted-root a", Some(MissingRequiredArgument)),
             ("--policy p --policy q", Some(ArgumentConflict)),
             ("--certificate-identity dns:x", Some(MissingRequiredArgument)),
             ("--cert-time now", Some(MissingRequiredArgument)),

@@ -93,7 +93,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(refuse(other));
     }
     let limit = u64::try_from(MAX_BUNDLE_BYTES).unwrap_or(u64::MAX - 1);
-    let mut bytes = Vec::new();
+    // Room for all of it: a buffer that grows copies a bundle of many megabytes again and again.
+    let size = file.metadata().map_err(io)?.len().min(limit);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
     file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() > MAX_BUNDLE_BYTES {
         return Err(refuse(&format!("is larger than {MAX_BUNDLE_BYTES} bytes")));

@@ -1,6 +1,7 @@
 //! What `verify` and `mount` do alike: from arguments to a bound tree.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -26,7 +27,9 @@ use crate::tree::ShownBundle;
 use crate::tree::TreeProblem;
 use crate::tree::TreeProblemKind;
 use crate::verify::Engine;
+use crate::verify::Haste;
 use crate::verify::Options;
+use crate::verify::Remembered;
 
 /// Checks the signature, then ties what it covers to the model on disk.
 pub(super) fn bind(
@@ -34,9 +37,9 @@ pub(super) fn bind(
     model: &Path,
     trust: &TrustArgs,
     tree: &TreeArgs,
-    limits: &LimitArgs,
+    options: Options,
+    state: Option<&Path>,
 ) -> Result<Binding, Failure> {
-    anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
     let bundle = BundleFile::read(bundle, Some(place.path()))?;
     let trusted = anchors::verify(trust, &bundle, &place)?;
@@ -50,10 +53,14 @@ pub(super) fn bind(
         let message = format!("{} has moved while it was opened: try again", shown(model));
         return Err(Failure::new(Exit::Io, message));
     }
-    let engine = Engine::start(options(limits)).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
+    let remembered = state
+        .map(|directory| Remembered::open(directory, trusted.manifest().identity()))
+        .transpose()
+        .map_err(|e| Failure::of(if e.is_io() { Exit::Io } else { Exit::Usage }, &e))?;
+    let engine = Engine::start(options, remembered).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
     let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
         path,
-        bytes: bundle.bytes.into(),
+        bytes: Arc::new(bundle.bytes),
     });
     ModelTree::bind(trusted, source, engine, inside)
         .map_err(|e| Failure::about(Exit::TreeDiffers, &shown(model).to_string(), &e))
@@ -68,15 +75,17 @@ pub(super) fn of_source(error: &SourceError) -> Failure {
     Failure::of(exit, error)
 }
 
-fn options(limits: &LimitArgs) -> Options {
+/// What reading and hashing may take.
+pub(super) fn options(limits: &LimitArgs) -> Options {
     let default = Options::default();
     Options {
         threads: limits.threads.unwrap_or(default.threads),
-        memory: limits.memory.unwrap_or(default.memory),
+        memory: limits.memory.or(default.memory),
         max_file_bytes: limits.max_file_size.unwrap_or(default.max_file_bytes),
         source_timeout: limits.source_timeout.map_or(default.source_timeout, |seconds| {
             Duration::from_secs(seconds.into())
         }),
+        ..default
     }
 }
 
@@ -250,7 +259,7 @@ pub(super) fn bytes(count: u64) -> String {
 /// Progress of a whole-tree check on standard error, when that is a terminal.
 pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
     let bar = progress("verifying", tree.model().total_bytes);
-    let problems = tree.verify_all(&|done, total| {
+    let problems = tree.verify_all(Haste::Some, &|done, total| {
         bar.set_length(total);
         bar.set_position(done.min(total));
     });

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::anchors;
 use super::args::MountArgs;
+use super::args::PinWhich;
 use super::args::Unsigned;
 use super::args::When;
 use super::background;
@@ -39,6 +40,9 @@ use crate::mount::Session;
 use crate::path::Escaped;
 use crate::tree::Ignored;
 use crate::tree::ModelTree;
+use crate::verify::Haste;
+use crate::verify::Options;
+use crate::verify::Pin;
 
 /// Which half of a mount this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +113,16 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 
 /// All checks that come before the mount: what is wrong now is refused now.
 fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
-    anchors::refuse_keyless(&args.trust)?;
-    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, &args.limits)?;
+    let options = Options {
+        pin: match args.serve.pin {
+            PinWhich::Off => Pin::Off,
+            PinWhich::Auto => Pin::Auto,
+            PinWhich::All => Pin::All,
+        },
+        ..model::options(&args.limits)
+    };
+    let state = args.serve.state.as_deref();
+    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, options, state)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
@@ -176,17 +188,23 @@ fn serve(
     }
     let about = fs.tree().model();
     ::log::info!(
-        "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
+        "mounted {} on {}, {}, signed by {} at {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
         model::size_of(fs.tree()),
         about.signer,
+        about.signed_at,
         HEXLOWER.encode(&about.identity)
     );
+    if let Some(stale) = anchors::staleness(&about.signer) {
+        ::log::warn!("the trusted root {stale}");
+    }
+    let engine = Arc::clone(fs.tree().engine());
     if args.serve.verify == When::Background {
         verify_in_background(fs);
     }
     let ended = session.wait().map_err(|e| of_mount(&e));
+    engine.remember_all();
     match &ended {
         Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
         Err(failure) if log_is_elsewhere => ::log::error!("{}", failure.line()),
@@ -216,6 +234,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
         "model": tree.source_path().to_string_lossy(),
         "mountpoint": mountpoint.to_string_lossy(),
         "signer": about.signer.to_string(),
+        "signed_at": about.signed_at.to_string(),
         "identity": HEXLOWER.encode(&about.identity),
         "files": tree.files().len(),
         "bytes": about.total_bytes,
@@ -225,7 +244,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
 /// Verifies what nobody has read yet. What differs is refused and logged as when a reader meets it.
 fn verify_in_background(fs: Arc<ModelFs>) {
     let work = move || {
-        let problems = fs.tree().verify_all(&|_, _| {});
+        let problems = fs.tree().verify_all(Haste::None, &|_, _| {});
         let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
         for problem in unreadable {
             ::log::warn!("{problem}");
@@ -303,6 +322,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         ("model", safe(&report.model)),
         // The signer's line and a problem's texts come from a server that has escaped them.
         ("signed by", plain(&report.signer)),
+        ("signed at", plain(&report.signed_at)),
         ("identity", format!("sha256:{}", safe(&report.identity))),
         (
             "files",
@@ -314,11 +334,30 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         (
             "bytes",
             format!(
-                "{}: {} verified, {} served, {} held in memory",
+                "{}: {} verified, {} served",
                 model::bytes(bytes.total),
                 model::bytes(bytes.verified),
                 model::bytes(bytes.served),
-                model::bytes(bytes.held)
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "{} held of {}, {} of it in {} pinned files; read again against {}",
+                model::bytes(bytes.held),
+                model::bytes(bytes.budget),
+                model::bytes(report.pinned.bytes),
+                report.pinned.files,
+                safe(&report.tags)
+            ),
+        ),
+        (
+            "reading",
+            format!(
+                "{} from the device, {} out of the page cache, {} through it",
+                model::bytes(report.source.direct),
+                model::bytes(report.source.cached),
+                model::bytes(report.source.buffered)
             ),
         ),
         (

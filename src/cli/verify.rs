@@ -20,6 +20,7 @@ use super::model;
 use super::model::Problems;
 use crate::path::ModelPath;
 use crate::tree::Ignored;
+use crate::verify::Options;
 
 /// Checks everything and tells all that is wrong; what is printed on success.
 pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
@@ -28,7 +29,12 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         .iter()
         .map(|path| path_in_model(path, &args.model))
         .collect::<Result<Vec<_>, _>>()?;
-    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, &args.limits)?;
+    let options = Options {
+        // Nobody will read it here.
+        keep_tags: false,
+        ..model::options(&args.limits)
+    };
+    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, options, None)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
@@ -56,6 +62,7 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         render(&json!({
             "model": tree.source_path().to_string_lossy(),
             "signer": about.signer.to_string(),
+            "signed_at": about.signed_at.to_string(),
             "identity": HEXLOWER.encode(&about.identity),
             "files": tree.files().len(),
             "bytes": about.total_bytes,
@@ -63,10 +70,11 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         }))
     } else {
         format!(
-            "{}: verified, {}, signed by {}\n",
+            "{}: verified, {}, signed by {} at {}\n",
             shown(&args.model),
             model::size_of(&tree),
-            about.signer
+            about.signer,
+            about.signed_at
         )
     })
 }

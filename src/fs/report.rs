@@ -27,12 +27,22 @@ pub struct Report {
     pub subject: String,
     /// Who signed it, in one line.
     pub signer: String,
+    /// How: `key`, `certificate` or `sigstore`.
+    pub method: String,
+    /// When it was signed and what proves that, in one line.
+    pub signed_at: String,
     /// SHA-256 of the signed payload, in hexadecimal: which manifest this is.
     pub identity: String,
     /// Numbers of files by state.
     pub files: Files,
     /// Numbers of bytes.
     pub bytes: Bytes,
+    /// How the source is read.
+    pub source: Source,
+    /// What stays in memory, sealed.
+    pub pinned: Pinned,
+    /// What chunks that are read again are held against.
+    pub tags: String,
     /// Reads that were refused.
     pub refused: Refused,
     /// Files that are rejected or changed; as many as fit.
@@ -65,8 +75,30 @@ pub struct Bytes {
     pub hashed: u64,
     /// Handed to the kernel for readers so far.
     pub served: u64,
-    /// Held in memory now.
+    /// Held in memory now, pinned files among them.
     pub held: u64,
+    /// How many may be held now; shrinks when the system has little memory left.
+    pub budget: u64,
+}
+
+/// How the source was read, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// From the device, past the page cache.
+    pub direct: u64,
+    /// Out of the page cache, where they were already.
+    pub cached: u64,
+    /// Through the page cache, and dropped there again.
+    pub buffered: u64,
+}
+
+/// Files that the kernel reads by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Their number.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// Numbers of refusals.
@@ -97,12 +129,15 @@ impl Report {
         let states = tree.states();
         let count = |state| states.get(&state).copied().unwrap_or(0);
         let counters = tree.engine().counters();
+        let traffic = tree.traffic();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             model: beginning(tree.source_path().to_string_lossy().into_owned()),
             subject: beginning(tree.model().subject.clone()),
             signer: beginning(tree.model().signer.to_string()),
+            method: tree.model().signer.method().to_string(),
+            signed_at: beginning(tree.model().signed_at.to_string()),
             identity: HEXLOWER.encode(&tree.model().identity),
             files: Files {
                 total: u64::try_from(tree.files().len()).unwrap_or(u64::MAX),
@@ -117,7 +152,18 @@ impl Report {
                 hashed: counters.hashed_bytes,
                 served: counters.served_bytes,
                 held: counters.held_bytes,
+                budget: counters.budget_bytes,
             },
+            source: Source {
+                direct: traffic.direct_bytes,
+                cached: traffic.cached_bytes,
+                buffered: traffic.buffered_bytes,
+            },
+            pinned: Pinned {
+                files: counters.pinned_files,
+                bytes: counters.pinned_bytes,
+            },
+            tags: tree.engine().tag_name().into(),
             refused: Refused {
                 resources: counters.rejected_resources,
                 changed_reads: counters.changed_reads,

@@ -1,14 +1,15 @@
 //! Shards: ranges of a file, each with a digest, that cover it without gap or overlap.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::ListedDigests;
 use super::ManifestError;
 use super::SELF_NAME;
 use super::SignedContent;
 use super::SignedFile;
-use super::statement::Listing;
 use crate::digest::Algorithm;
 use crate::digest::Digest;
 use crate::path::ModelPath;
@@ -26,8 +27,29 @@ pub struct Shards {
     algorithm: Algorithm,
     size: u64,
     shard_size: u64,
-    digests: Box<[u8]>,
+    digests: SharedDigests,
 }
+
+/// The digests of one file's shards, among those of all files.
+#[derive(Clone, Debug)]
+struct SharedDigests {
+    all: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl SharedDigests {
+    fn bytes(&self) -> &[u8] {
+        self.all.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl PartialEq for SharedDigests {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for SharedDigests {}
 
 impl Shards {
     /// The file's size in bytes.
@@ -42,7 +64,7 @@ impl Shards {
 
     /// How many shards there are.
     pub fn count(&self) -> usize {
-        self.digests.len() / self.algorithm.digest_bytes()
+        self.digests.range.len() / self.algorithm.digest_bytes()
     }
 
     /// The bytes of the shard with this index, end exclusive; `None` past the last shard.
@@ -53,24 +75,16 @@ impl Shards {
 
     /// The digest of the shard with this index; `None` past the last shard.
     pub fn digest(&self, index: usize) -> Option<Digest> {
-        let bytes = self
-            .digests
-            .chunks_exact(self.algorithm.digest_bytes())
-            .nth(index)?;
+        let width = self.algorithm.digest_bytes();
+        let start = index.checked_mul(width)?;
+        let bytes = self.digests.bytes().get(start..start.checked_add(width)?)?;
         Digest::from_bytes(self.algorithm, bytes)
     }
 
-    /// Takes the shards of one file, sorted by range.
-    fn tile(
-        path: &ModelPath,
-        shards: &[ListedShard<'_>],
-        digests: &ListedDigests,
-        shard_size: u64,
-    ) -> Result<Self, ManifestError> {
+    /// Refuses shards of one file, sorted by range, that do not tile it; returns the file's size.
+    fn tile(path: &ModelPath, shards: &[ListedShard], shard_size: u64) -> Result<u64, ManifestError> {
         let mut size = 0;
-        let mut bytes = Vec::with_capacity(shards.len() * digests.algorithm.digest_bytes());
-        for shard in shards {
-            let Range { start, end } = shard.range;
+        for &ListedShard { start, end, .. } in shards {
             if start > size {
                 return Err(ManifestError::ShardGap {
                     path: path.clone(),
@@ -100,28 +114,25 @@ impl Shards {
                     shard_size,
                 });
             }
-            bytes.extend_from_slice(digests.at(shard.index).expect("every resource has a digest"));
             size = end;
         }
-        Ok(Self {
-            algorithm: digests.algorithm,
-            size,
-            shard_size,
-            digests: bytes.into(),
-        })
+        Ok(size)
     }
 }
 
-/// One resource of a sharded manifest.
-struct ListedShard<'a> {
-    path: &'a str,
-    range: Range<u64>,
+/// One resource of a sharded manifest. There may be millions, so it says where its path stands and not the path.
+#[derive(Clone, Copy)]
+struct ListedShard {
+    start: u64,
+    end: u64,
     /// Its place in the list.
-    index: usize,
+    index: u32,
+    /// Length of its path in bytes, which its name begins with.
+    path_bytes: u32,
 }
 
-impl<'a> ListedShard<'a> {
-    fn parse(name: &'a str, index: usize) -> Result<Self, ManifestError> {
+impl ListedShard {
+    fn parse(name: &str, index: usize) -> Result<Self, ManifestError> {
         // OMS 6.3.2: the last two colons delimit the range, for a file's name may hold colons too.
         let mut fields = name.rsplitn(3, ':');
         let (Some(end), Some(start), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
@@ -136,9 +147,10 @@ impl<'a> ListedShard<'a> {
         };
         match start.cmp(&end) {
             Ordering::Less => Ok(Self {
-                path,
-                range: start..end,
-                index,
+                start,
+                end,
+                index: u32::try_from(index).expect("at most MAX_RESOURCES"),
+                path_bytes: u32::try_from(path.len()).expect("at most MAX_STRING_BYTES"),
             }),
             Ordering::Equal => Err(ManifestError::EmptyShard {
                 name: name.to_owned(),
@@ -147,6 +159,16 @@ impl<'a> ListedShard<'a> {
                 name: name.to_owned(),
             }),
         }
+    }
+
+    fn index(&self) -> usize {
+        usize::try_from(self.index).expect("made from one")
+    }
+
+    fn path<'a>(&self, names: &'a [Cow<'_, str>]) -> &'a str {
+        let path_bytes = usize::try_from(self.path_bytes).expect("made from one");
+        let name = names.get(self.index()).map_or("", |name| name);
+        name.get(..path_bytes).unwrap_or_default()
     }
 }
 
@@ -161,29 +183,55 @@ fn parse_offset(text: &str) -> Option<u64> {
 
 /// Gathers a manifest's shards into files, in byte order of their paths; and whether the model is one file.
 pub(super) fn sharded_files(
-    listing: &Listing<'_>,
-    digests: &ListedDigests,
+    names: &[Cow<'_, str>],
+    digests: ListedDigests,
+    subject: &str,
     shard_size: u64,
 ) -> Result<(Vec<SignedFile>, bool), ManifestError> {
-    let mut shards = Vec::with_capacity(listing.resources.len());
-    for (index, resource) in listing.resources.iter().enumerate() {
-        shards.push(ListedShard::parse(&resource.name, index)?);
+    let mut shards = Vec::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        shards.push(ListedShard::parse(name, index)?);
     }
     // Numerically: as text, 1000 stands before 200.
-    shards.sort_by(|a, b| (a.path, a.range.start, a.range.end).cmp(&(b.path, b.range.start, b.range.end)));
+    shards.sort_by(|a, b| (a.path(names), a.start, a.end).cmp(&(b.path(names), b.start, b.end)));
 
-    let single_file = shards.iter().all(|shard| shard.path == SELF_NAME);
+    let algorithm = digests.algorithm;
+    let all = Arc::new(in_order(digests, &shards));
+    let single_file = shards.iter().all(|shard| shard.path(names) == SELF_NAME);
     let mut files = Vec::new();
-    for group in shards.chunk_by(|a, b| a.path == b.path) {
+    let mut at = 0;
+    for group in shards.chunk_by(|a, b| a.path(names) == b.path(names)) {
         let Some(first) = group.first() else { continue };
         let path = if single_file {
-            super::single_file_path(&listing.subject)?
+            super::single_file_path(subject)?
         } else {
-            super::listed_path(first.path)?
+            super::listed_path(first.path(names))?
         };
-        let content = SignedContent::Shards(Shards::tile(&path, group, digests, shard_size)?);
+        let size = Shards::tile(&path, group, shard_size)?;
+        let range = at..at + group.len() * algorithm.digest_bytes();
+        at = range.end;
+        let content = SignedContent::Shards(Shards {
+            algorithm,
+            size,
+            shard_size,
+            digests: SharedDigests {
+                all: Arc::clone(&all),
+                range,
+            },
+        });
         files.push(SignedFile { path, content });
     }
-    super::names::refuse_conflicts(&files)?;
     Ok((files, single_file))
+}
+
+/// The digests in the order of the shards. Signers list them so, and then there is no second copy.
+fn in_order(digests: ListedDigests, shards: &[ListedShard]) -> Vec<u8> {
+    if shards.iter().map(ListedShard::index).eq(0..shards.len()) {
+        return digests.into_bytes();
+    }
+    let mut sorted = Vec::with_capacity(shards.len() * digests.algorithm.digest_bytes());
+    for shard in shards {
+        sorted.extend_from_slice(digests.at(shard.index()).expect("every resource has a digest"));
+    }
+    sorted
 }

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use serde::Deserializer;
 
 use super::MAX_IGNORED_PATHS;
-use super::MAX_RESOURCES;
 use super::MAX_SHARD_SIZE;
 use super::ManifestError;
+use super::resources::LegacyResources;
+use super::resources::Resources;
 use crate::digest::Algorithm;
 use crate::digest::Digest;
 use crate::json;
@@ -29,7 +30,7 @@ pub(super) struct Listing<'a> {
     pub(super) method: Method,
     pub(super) allow_symlinks: bool,
     pub(super) ignore_paths: Vec<ModelPath>,
-    pub(super) resources: Vec<Resource<'a>>,
+    pub(super) resources: Resources<'a>,
 }
 
 /// How the files were cut into resources.
@@ -62,7 +63,8 @@ impl StatedRoot {
 
 /// Reads a statement with the current predicate.
 pub(super) fn read_v1(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), ManifestError> {
-    let statement: Statement<'_, Object<Predicate<'_>>> = Statement::parse(payload, PREDICATE_V1)?;
+    let statement: Statement<'_, Subjects<'_>, Object<Predicate<'_>>> =
+        Statement::parse(payload, PREDICATE_V1)?;
     let subjects = statement
         .subject
         .all()
@@ -83,10 +85,7 @@ pub(super) fn read_v1(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), Manif
         method: serialization.method()?,
         allow_symlinks: serialization.allow_symlinks,
         ignore_paths: serialization.ignore_paths()?,
-        resources: resources(predicate.resources)?
-            .into_iter()
-            .map(|Object(r)| r)
-            .collect(),
+        resources: predicate.resources,
     };
     Ok((listing, StatedRoot::Subject(root)))
 }
@@ -94,40 +93,33 @@ pub(super) fn read_v1(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), Manif
 /// Reads a statement of v0.2: every subject is a file, the predicate says nothing, and the reference reads
 /// it as whole files under SHA-256.
 pub(super) fn read_legacy(payload: &[u8]) -> Result<(Listing<'_>, StatedRoot), ManifestError> {
-    let statement: Statement<'_, Ignored> = Statement::parse(payload, PREDICATE_LEGACY_V02)?;
+    let statement: Statement<'_, LegacyResources<'_>, Ignored> =
+        Statement::parse(payload, PREDICATE_LEGACY_V02)?;
     let listing = Listing {
         subject: Cow::Borrowed(""),
         algorithm: Algorithm::Sha256,
         method: Method::Files,
         allow_symlinks: false,
         ignore_paths: Vec::new(),
-        resources: resources(statement.subject)?
-            .into_iter()
-            .map(Resource::from_subject)
-            .collect(),
+        resources: statement.subject.0,
     };
     Ok((listing, StatedRoot::NotInFormat))
 }
 
-fn resources<T>(listed: AtMost<T, MAX_RESOURCES>) -> Result<Vec<T>, ManifestError> {
-    listed.all().map_err(|found| ManifestError::TooManyResources {
-        found,
-        limit: MAX_RESOURCES,
-    })
-}
+/// What a current statement is about: one model.
+type Subjects<'a> = AtMost<Object<Subject<'a>>, 1>;
 
 #[derive(Deserialize)]
-struct Statement<'a, P> {
+struct Statement<'a, S, P> {
     #[serde(rename = "_type", borrow)]
     statement_type: Cow<'a, str>,
     #[serde(rename = "predicateType", borrow)]
     predicate_type: Cow<'a, str>,
-    #[serde(borrow)]
-    subject: AtMost<Object<Subject<'a>>, MAX_RESOURCES>,
+    subject: S,
     predicate: P,
 }
 
-impl<'a, P: Deserialize<'a>> Statement<'a, P> {
+impl<'a, S: Deserialize<'a>, P: Deserialize<'a>> Statement<'a, S, P> {
     fn parse(payload: &'a [u8], predicate_type: &'static str) -> Result<Self, ManifestError> {
         match json::parse::<Object<Self>>(payload) {
             Ok(Object(statement)) => {
@@ -181,18 +173,18 @@ fn check_types(statement: &str, predicate: &str, expected: &'static str) -> Resu
 }
 
 #[derive(Deserialize)]
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     #[serde(borrow)]
-    name: Cow<'a, str>,
+    pub(super) name: Cow<'a, str>,
     #[serde(borrow)]
-    digest: Object<SubjectDigest<'a>>,
+    pub(super) digest: Object<SubjectDigest<'a>>,
 }
 
 /// Digests by other functions may stand beside it; SHA-256 is the one that counts.
 #[derive(Deserialize)]
-struct SubjectDigest<'a> {
+pub(super) struct SubjectDigest<'a> {
     #[serde(borrow)]
-    sha256: Cow<'a, str>,
+    pub(super) sha256: Cow<'a, str>,
 }
 
 #[derive(Deserialize)]
@@ -200,7 +192,7 @@ struct Predicate<'a> {
     #[serde(borrow)]
     serialization: Object<Serialization<'a>>,
     #[serde(borrow)]
-    resources: AtMost<Object<Resource<'a>>, MAX_RESOURCES>,
+    resources: Resources<'a>,
 }
 
 #[derive(Deserialize)]
@@ -246,27 +238,6 @@ impl Serialization<'_> {
         let parse =
             |name: String| ModelPath::parse(&name).map_err(|cause| ManifestError::IgnorePath { name, cause });
         names.into_iter().map(parse).collect()
-    }
-}
-
-/// One signed range: a whole file, or a shard of one.
-#[derive(Deserialize)]
-pub(super) struct Resource<'a> {
-    #[serde(borrow)]
-    pub(super) name: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) algorithm: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) digest: Cow<'a, str>,
-}
-
-impl<'a> Resource<'a> {
-    fn from_subject(Object(subject): Object<Subject<'a>>) -> Self {
-        Self {
-            name: subject.name,
-            algorithm: Cow::Borrowed(Algorithm::Sha256.id()),
-            digest: subject.digest.0.sha256,
-        }
     }
 }
 

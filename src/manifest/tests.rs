@@ -468,6 +468,37 @@ fn what_is_not_well_formed_is_refused() {
             "resource b has a malformed digest: the digest is not in lower case",
         ),
         case(
+            "no digest of the first",
+            with(files(&["a", "b"]), "/predicate/resources/0/digest", json!("")),
+            "resource a has a malformed digest: the digest has 0 bytes, sha256 makes 32",
+        ),
+        case(
+            "a digest of another length in the first",
+            with(
+                files(&["a", "b"]),
+                "/predicate/resources/0/digest",
+                json!("00".repeat(64)),
+            ),
+            "resource a has a malformed digest: the digest has 64 bytes, sha256 makes 32",
+        ),
+        case(
+            "digests of another length throughout",
+            statement(
+                json!({"method": "files", "hash_type": "sha256", "allow_symlinks": false}),
+                resources(Algorithm::Blake2b, "sha256", &["a", "b"]),
+            ),
+            "resource a has a malformed digest: the digest has 64 bytes, sha256 makes 32",
+        ),
+        case(
+            "a wrong algorithm after a wrong digest",
+            with(
+                with(files(&["a", "b"]), "/predicate/resources/0/digest", json!("x")),
+                "/predicate/resources/1/algorithm",
+                json!("md5"),
+            ),
+            "resource a has a malformed digest: the digest is not hexadecimal",
+        ),
+        case(
             "no digest",
             resource("digest", ""),
             "resource b has a malformed digest: the digest has 0 bytes, sha256 makes 32",

@@ -16,6 +16,7 @@ use crate::path::ModelPath;
 use crate::source::Entry;
 use crate::source::EntryKind;
 use crate::source::SourceError;
+use crate::verify::Haste;
 use crate::verify::ReadError;
 use crate::verify::VerifiedFile;
 
@@ -137,7 +138,7 @@ impl ModelTree {
 
     /// Hashes every resource, on as many threads as the engine has, and says what differs. `progress` hears
     /// of bytes done and bytes in all.
-    pub fn verify_all(&self, progress: &dyn Fn(u64, u64)) -> Vec<ContentProblem> {
+    pub fn verify_all(&self, haste: Haste, progress: &dyn Fn(u64, u64)) -> Vec<ContentProblem> {
         let (sender, results) = channel();
         let mut work = self.files.iter().flat_map(spans);
         let before = self.engine.counters().hashed_bytes;
@@ -153,7 +154,7 @@ impl ModelTree {
             while outstanding < self.parallel_jobs()
                 && let Some((file, span)) = work.next()
             {
-                self.submit(file, span, &sender);
+                self.submit(file, span, haste, &sender);
                 outstanding += 1;
             }
             tell();
@@ -178,7 +179,7 @@ impl ModelTree {
         let (sender, results) = channel();
         let empty: Vec<_> = self.files.iter().filter(|file| file.size() == 0).collect();
         for file in &empty {
-            self.submit(file, 0..1, &sender);
+            self.submit(file, 0..1, Haste::Some, &sender);
         }
         for _ in &empty {
             // Each ends with a result, whatever happens: a job that is dropped answers with an error.
@@ -186,9 +187,9 @@ impl ModelTree {
         }
     }
 
-    fn submit(&self, file: &Arc<VerifiedFile>, span: Range<usize>, sender: &Sender<Verified>) {
+    fn submit(&self, file: &Arc<VerifiedFile>, span: Range<usize>, haste: Haste, sender: &Sender<Verified>) {
         let (path, sender) = (file.path().clone(), sender.clone());
-        self.engine.verify(file, span, move |result| {
+        self.engine.verify(file, span, haste, move |result| {
             // Nobody listens any more only when the check itself is gone.
             let _ = sender.send((path, result));
         });

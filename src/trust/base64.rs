@@ -28,15 +28,21 @@ pub(super) fn decoded_bytes(text: &str) -> Result<usize, Base64Error> {
 /// the place where it is needed.
 pub(super) fn decode_into(text: &str, bytes: &mut [u8]) -> Result<(), Base64Error> {
     let digits = digits(text)?.as_bytes();
-    let alphabet: &Encoding = match digits.iter().any(|b| matches!(b, b'-' | b'_')) {
-        true => &BASE64URL_NOPAD,
-        false => &BASE64_NOPAD,
-    };
     if bytes.len() != decoded_bytes(text)? {
         return Err(Base64Error::Length {
             characters: text.len(),
         });
     }
+    match decode_digits(&BASE64_NOPAD, digits, bytes) {
+        // Of the other alphabet, if of any. Most are of the standard one: looking first would read each twice.
+        Err(Base64Error::Symbol { at }) if matches!(digits.get(at), Some(b'-' | b'_')) => {
+            decode_digits(&BASE64URL_NOPAD, digits, bytes)
+        }
+        result => result,
+    }
+}
+
+fn decode_digits(alphabet: &Encoding, digits: &[u8], bytes: &mut [u8]) -> Result<(), Base64Error> {
     match alphabet.decode_mut(digits, bytes) {
         Ok(_) => Ok(()),
         Err(partial) => Err(match partial.error.kind {
@@ -45,7 +51,7 @@ pub(super) fn decode_into(text: &str, bytes: &mut [u8]) -> Result<(), Base64Erro
             },
             DecodeKind::Trailing => Base64Error::SpareBits,
             DecodeKind::Length | DecodeKind::Padding => Base64Error::Length {
-                characters: text.len(),
+                characters: digits.len(),
             },
         }),
     }

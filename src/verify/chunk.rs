@@ -1,12 +1,13 @@
 //! Chunks: our own re-check granule, its keyed tags, and the bytes that may leave.
 //!
 //! The first pass over a resource hashes each buffer for the signed digest and tags it with a key that
-//! never leaves the process. When the signed digest matches, the tags are as good as the signature: a
-//! later read that yields the same tag yields the same bytes. Only this module can build
-//! [`VerifiedChunk`] and [`VerifiedBytes`].
+//! is never shown. When the signed digest matches, the tags are as good as the signature: a later read that
+//! yields the same tag yields the same bytes. Only this module can build [`VerifiedBlock`] and
+//! [`VerifiedBytes`].
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::AES_256_GCM;
 use aws_lc_rs::aead::Aad;
@@ -16,33 +17,78 @@ use aws_lc_rs::aead::Nonce;
 use aws_lc_rs::aead::UnboundKey;
 use aws_lc_rs::constant_time;
 
-use super::held::Reservation;
+use super::memory::Buffer;
+use super::memory::window;
 use crate::digest::Digest;
 use crate::digest::Hasher;
+use crate::sys::Unsealed;
 
-/// Re-check granule in bytes. Bigger: fewer tags, more waste on small reads; the kernel asks for up to this
-/// much when it reads ahead by default. In memory only, so free to change.
+/// Re-check granule in bytes: chunks begin at multiples of it in their file, and where a resource begins. Bigger:
+/// fewer tags, more waste on small reads; the kernel asks for up to this much when it reads ahead by default.
 pub const CHUNK_BYTES: u64 = 128 * 1024;
 
-/// Length of a tag in bytes: GMAC's full length. A forger guesses one with probability (blocks + 1) / 2^128
-/// a try (NIST SP 800-38D; a chunk has 8,192 blocks).
-const TAG_BYTES: usize = 16;
+/// Longest tag in bytes: a full BLAKE3 hash.
+const MAX_TAG_BYTES: usize = 32;
+
+/// Length of GMAC's tag in bytes, the full one. A forger guesses one with probability (blocks + 1) / 2^128 a try
+/// (NIST SP 800-38D; a chunk has 8,192 blocks).
+const GMAC_BYTES: usize = 16;
 
 /// The tag of one chunk.
 #[derive(Clone, Copy)]
-pub(super) struct Tag([u8; TAG_BYTES]);
+pub(super) struct Tag {
+    bytes: [u8; MAX_TAG_BYTES],
+    len: usize,
+}
 
-/// The tags of one resource, trusted because the signed digest matched the same bytes.
-pub(super) struct Tags(Box<[Tag]>);
+impl Tag {
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let mut tag = [0; MAX_TAG_BYTES];
+        tag.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self {
+            bytes: tag,
+            len: bytes.len(),
+        })
+    }
 
-impl Tags {
-    pub(super) fn get(&self, chunk: usize) -> Option<Tag> {
-        self.0.get(chunk).copied()
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
-/// What holding a chunk takes beside its buffer, in bytes: its place in the list and in the index, rounded up.
-pub(super) const HOLDING_BYTES: u64 = 256;
+/// The tags of one resource, trusted because the signed digest matched the same bytes.
+#[derive(Default)]
+pub(super) struct Tags {
+    bytes: Vec<u8>,
+    /// Length of each in bytes; 0 where there are none.
+    each: usize,
+}
+
+impl Tags {
+    /// Tags that were remembered: full BLAKE3 ones, of so many chunks.
+    pub(super) fn recalled(bytes: Vec<u8>, chunks: u64) -> Option<Self> {
+        let want = usize::try_from(chunks).ok()?.checked_mul(blake3::OUT_LEN)?;
+        (bytes.len() == want).then_some(Self {
+            bytes,
+            each: blake3::OUT_LEN,
+        })
+    }
+
+    /// What to remember of them.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn get(&self, chunk: usize) -> Option<Tag> {
+        let start = chunk.checked_mul(self.each).filter(|_| self.each > 0)?;
+        Tag::new(self.bytes.get(start..start.checked_add(self.each)?)?)
+    }
+
+    fn push(&mut self, tag: &Tag) -> bool {
+        self.bytes.extend_from_slice(tag.as_bytes());
+        self.each == tag.len
+    }
+}
 
 /// Where a chunk lies: no two chunks of a mount share one, so none share a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,38 +98,84 @@ pub(super) struct ChunkId {
     pub(super) offset: u64,
 }
 
-/// The key of all tags: random, never stored, never shown.
-pub(super) struct TagKey(LessSafeKey);
+/// The key of all tags, never shown.
+pub(super) enum TagKey {
+    /// Random, never stored: the fastest that there is where the processor multiplies polynomials.
+    Gmac(Box<LessSafeKey>),
+    /// For processors that would compute GMAC slowly, and for tags that are stored.
+    Blake3(Box<[u8; 32]>),
+}
 
 impl TagKey {
+    /// A key that ends with this process.
     pub(super) fn generate() -> Result<Self, KeyUnavailable> {
         let mut key = [0; 32];
         aws_lc_rs::rand::fill(&mut key).map_err(|_| KeyUnavailable)?;
-        Ok(Self(LessSafeKey::new(
-            UnboundKey::new(&AES_256_GCM, &key).map_err(|_| KeyUnavailable)?,
-        )))
+        if !has_fast_gmac() {
+            return Ok(Self::Blake3(Box::new(key)));
+        }
+        let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| KeyUnavailable)?;
+        Ok(Self::Gmac(Box::new(LessSafeKey::new(key))))
     }
 
-    /// GMAC: AES-GCM over no plaintext, the chunk being the additional data. The same nonce serves the same
-    /// chunk again; that is sound because tags are only ever compared, never revealed.
+    /// What the tags are, for people.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Gmac(_) => "AES-256-GMAC",
+            Self::Blake3(_) => "keyed BLAKE3",
+        }
+    }
+
+    fn no_tags(&self) -> Tags {
+        Tags {
+            bytes: Vec::new(),
+            each: match self {
+                Self::Gmac(_) => GMAC_BYTES,
+                Self::Blake3(_) => blake3::OUT_LEN,
+            },
+        }
+    }
+
     fn tag(&self, id: ChunkId, bytes: &[u8]) -> Option<Tag> {
         let mut nonce = [0; NONCE_LEN];
         let (file, offset) = nonce.split_at_mut(size_of::<u32>());
         file.copy_from_slice(&id.file.to_le_bytes());
         offset.copy_from_slice(&id.offset.to_le_bytes());
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(nonce, Aad::from(bytes), &mut [])
-            .ok()?;
-        Some(Tag(tag.as_ref().try_into().ok()?))
+        match self {
+            // AES-GCM over no plaintext, the chunk being the additional data. The same nonce serves the same chunk
+            // again; that is sound because tags are only ever compared, never revealed.
+            Self::Gmac(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = key
+                    .seal_in_place_separate_tag(nonce, Aad::from(bytes), &mut [])
+                    .ok()?;
+                Tag::new(tag.as_ref())
+            }
+            Self::Blake3(key) => {
+                let mut hasher = blake3::Hasher::new_keyed(key);
+                hasher.update(&nonce).update(bytes);
+                Tag::new(hasher.finalize().as_bytes())
+            }
+        }
     }
 
     /// Whether these bytes are the ones that were tagged. A tag that cannot be computed matches nothing.
-    fn matches(&self, id: ChunkId, bytes: &[u8], want: Tag) -> bool {
-        self.tag(id, bytes)
-            .is_some_and(|tag| constant_time::verify_slices_are_equal(&tag.0, &want.0).is_ok())
+    fn matches(&self, id: ChunkId, bytes: &[u8], want: &Tag) -> bool {
+        self.tag(id, bytes).is_some_and(|tag| {
+            constant_time::verify_slices_are_equal(tag.as_bytes(), want.as_bytes()).is_ok()
+        })
     }
+}
+
+/// Whether AES and the polynomial product of GMAC are instructions of this processor. Without them GMAC runs at a
+/// twentieth of its speed, below keyed BLAKE3.
+fn has_fast_gmac() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("aes") && std::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
 }
 
 /// The system gave no random bytes for a key.
@@ -98,91 +190,223 @@ impl fmt::Display for KeyUnavailable {
 
 impl std::error::Error for KeyUnavailable {}
 
-/// Bytes of a chunk as they came from the source, in a buffer of ours.
-pub(super) struct UntrustedChunk {
-    id: ChunkId,
-    bytes: Vec<u8>,
+/// Bytes of a file as they came from the source, in a buffer of ours.
+pub(super) struct Fetched {
+    buffer: Arc<Buffer>,
+    file: u32,
+    /// Position in the file of the buffer's first byte.
+    base: u64,
+    /// The bytes that were asked for, and that the source had.
+    range: Range<u64>,
 }
 
-impl UntrustedChunk {
-    pub(super) fn new(id: ChunkId, bytes: Vec<u8>) -> Self {
-        Self { id, bytes }
+impl Fetched {
+    pub(super) fn new(buffer: Buffer, file: u32, base: u64, range: Range<u64>) -> Self {
+        Self {
+            buffer: Arc::new(buffer),
+            file,
+            base,
+            range,
+        }
     }
 
-    /// Compares with the tag of the first pass.
-    pub(super) fn verify(self, key: &TagKey, tag: Tag) -> Option<VerifiedChunk> {
-        key.matches(self.id, &self.bytes, tag)
-            .then_some(VerifiedChunk(self))
+    pub(super) fn range(&self) -> Range<u64> {
+        self.range.clone()
     }
 
-    /// The buffer, to be filled anew.
-    pub(super) fn into_buffer(self) -> Vec<u8> {
-        self.bytes
+    /// The part of it that lies in a range, sharing the buffer.
+    pub(super) fn part(&self, range: &Range<u64>) -> Self {
+        let start = self.range.start.max(range.start);
+        Self {
+            buffer: Arc::clone(&self.buffer),
+            range: start..self.range.end.min(range.end).max(start),
+            ..*self
+        }
+    }
+
+    fn may_be_kept(&self) -> bool {
+        self.buffer.is_budgeted() || self.buffer.is_pinned()
+    }
+
+    /// The chunks it has, each with its place.
+    fn chunks(&self) -> impl Iterator<Item = (ChunkId, &[u8])> {
+        grid(self.range.clone()).filter_map(|range| {
+            let id = ChunkId {
+                file: self.file,
+                offset: range.start,
+            };
+            Some((id, slice(&self.buffer, self.base, &range)?))
+        })
+    }
+
+    /// Compares chunk by chunk with the tags of the first pass; a chunk that has none matches nothing.
+    ///
+    /// # Errors
+    /// The first chunk that differs.
+    pub(super) fn verify(self, key: &TagKey, tags: &impl Tagged) -> Result<VerifiedBlock, Range<u64>> {
+        let mut at = self.range.start;
+        for chunk in tags.chunks(self.range.clone()) {
+            if chunk.start != at {
+                return Err(at..chunk.start);
+            }
+            at = chunk.end;
+            let id = ChunkId {
+                file: self.file,
+                offset: chunk.start,
+            };
+            let bytes = slice(&self.buffer, self.base, &chunk);
+            let matches = match (bytes, tags.tag(chunk.start)) {
+                (Some(bytes), Some(tag)) => key.matches(id, bytes, &tag),
+                _ => false,
+            };
+            if !matches {
+                return Err(chunk);
+            }
+        }
+        if at != self.range.end {
+            return Err(at..self.range.end);
+        }
+        Ok(VerifiedBlock(self))
     }
 }
 
-/// Bytes of a chunk that equal what was signed.
-pub(super) struct VerifiedChunk(UntrustedChunk);
+/// A file some of whose chunks have tags.
+pub(super) trait Tagged {
+    /// The chunks of a range, in order.
+    fn chunks(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>>;
 
-impl VerifiedChunk {
-    pub(super) fn id(&self) -> ChunkId {
-        self.0.id
+    /// The tag of the chunk that begins here, if its resource is verified.
+    fn tag(&self, offset: u64) -> Option<Tag>;
+}
+
+/// Cuts a range of one resource at the positions where chunks begin.
+pub(super) fn grid(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let chunk = window(at, range.end, CHUNK_BYTES);
+        at = chunk.end;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+fn slice<'a>(buffer: &'a Buffer, base: u64, range: &Range<u64>) -> Option<&'a [u8]> {
+    let at = |position: u64| usize::try_from(position.checked_sub(base)?).ok();
+    buffer.bytes().get(at(range.start)?..at(range.end)?)
+}
+
+/// Bytes of a file that equal what was signed.
+pub(super) struct VerifiedBlock(Fetched);
+
+impl VerifiedBlock {
+    /// Its file and first byte.
+    pub(super) fn place(&self) -> (u32, u64) {
+        (self.0.file, self.0.range.start)
     }
 
-    /// What holding it takes, in bytes.
-    pub(super) fn footprint(&self) -> u64 {
-        u64::try_from(self.0.bytes.capacity())
-            .unwrap_or(u64::MAX)
-            .saturating_add(HOLDING_BYTES)
+    pub(super) fn range(&self) -> Range<u64> {
+        self.0.range()
     }
 
-    /// The buffer, to be filled anew.
-    pub(super) fn into_buffer(self) -> Vec<u8> {
-        self.0.into_buffer()
+    /// Whether the memory budget pays for its buffer.
+    pub(super) fn is_budgeted(&self) -> bool {
+        self.0.buffer.is_budgeted()
+    }
+
+    /// Whether it lies in a file in memory.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.0.buffer.is_pinned()
+    }
+
+    /// Whether it lies in this file in memory, in its own place.
+    pub(super) fn is_in(&self, file: &Arc<Unsealed>) -> bool {
+        self.0.buffer.is_in(file)
+    }
+
+    /// What the budget gets back when it is dropped, in bytes.
+    pub(super) fn frees(&self) -> u64 {
+        if Arc::strong_count(&self.0.buffer) == 1 {
+            self.0.buffer.cost()
+        } else {
+            0
+        }
+    }
+
+    /// Lets the budget pay for its buffer, if it can, so that it may be held.
+    pub(super) fn keep(&mut self) {
+        if let Some(buffer) = Arc::get_mut(&mut self.0.buffer) {
+            buffer.keep();
+        }
+    }
+
+    fn bytes(&self, range: &Range<u64>) -> Option<&[u8]> {
+        let inside = self.0.range.start <= range.start && range.end <= self.0.range.end;
+        if inside {
+            slice(&self.0.buffer, self.0.base, range)
+        } else {
+            None
+        }
     }
 
     #[cfg(feature = "planted-faults")]
-    pub(super) fn planted(id: ChunkId, bytes: Vec<u8>) -> Self {
-        Self(UntrustedChunk { id, bytes })
+    pub(super) fn planted(fetched: Fetched) -> Self {
+        Self(fetched)
     }
 }
 
 /// The first pass over one resource: hashes and tags the same buffers.
-pub(super) struct FirstPass<'a> {
-    key: &'a TagKey,
+pub(super) struct FirstPass {
     hasher: Hasher,
-    tags: Vec<Tag>,
-    kept: Vec<(UntrustedChunk, Reservation)>,
+    /// None where nobody will read what is verified here.
+    tags: Option<Tags>,
+    kept: Vec<Fetched>,
     untagged: bool,
 }
 
-impl<'a> FirstPass<'a> {
-    pub(super) fn new(key: &'a TagKey, want: &Digest) -> Self {
+impl FirstPass {
+    /// With `tagged`, what matches can be read again later.
+    pub(super) fn new(key: &TagKey, want: &Digest, tagged: bool) -> Self {
         Self {
-            key,
             hasher: Hasher::new(want.algorithm()),
-            tags: Vec::new(),
+            tags: tagged.then(|| key.no_tags()),
             kept: Vec::new(),
             untagged: false,
         }
     }
 
-    /// Takes the resource's next chunk; gives its buffer back unless there is room to keep it for the reads
-    /// that follow.
-    pub(super) fn take(&mut self, mut chunk: UntrustedChunk, room: Option<Reservation>) -> Option<Vec<u8>> {
-        self.hasher.update(&chunk.bytes);
-        match self.key.tag(chunk.id, &chunk.bytes) {
-            Some(tag) => self.tags.push(tag),
-            None => self.untagged = true,
-        }
-        match room {
-            Some(room) => {
-                // A file of a few bytes must not hold a whole chunk's buffer.
-                chunk.bytes.shrink_to_fit();
-                self.kept.push((chunk, room));
-                None
+    /// Takes the next bytes of several resources, hashing them side by side; keeps those whose buffers may be
+    /// kept. Each resource must get its bytes in order, without a gap.
+    pub(super) fn take(key: &TagKey, mut streams: Vec<(&mut Self, Vec<Fetched>)>) {
+        let mut rest: Vec<_> = streams
+            .iter_mut()
+            .map(|(pass, parts)| (pass, parts.iter().flat_map(Fetched::chunks)))
+            .collect();
+        loop {
+            // A chunk of each, so that it is still in the core's cache when it is tagged.
+            let mut round: Vec<_> = rest
+                .iter_mut()
+                .filter_map(|(pass, chunks)| Some((pass, chunks.next()?)))
+                .collect();
+            if round.is_empty() {
+                break;
             }
-            None => Some(chunk.into_buffer()),
+            Hasher::update_many(
+                round
+                    .iter_mut()
+                    .map(|(pass, (_, bytes))| (&mut pass.hasher, &**bytes)),
+            );
+            for (pass, (id, bytes)) in &mut round {
+                let tagged = match &mut pass.tags {
+                    Some(tags) => key.tag(*id, bytes).is_some_and(|tag| tags.push(&tag)),
+                    None => true,
+                };
+                pass.untagged |= !tagged;
+            }
+        }
+        drop(rest);
+        for (pass, parts) in streams {
+            if pass.tags.is_some() {
+                pass.kept.extend(parts.into_iter().filter(Fetched::may_be_kept));
+            }
         }
     }
 
@@ -190,16 +414,13 @@ impl<'a> FirstPass<'a> {
     ///
     /// # Errors
     /// The digest of what was found, when it is not the one wanted.
-    pub(super) fn finish(self, want: &Digest) -> Result<(Tags, Vec<(VerifiedChunk, Reservation)>), Digest> {
+    pub(super) fn finish(self, want: &Digest) -> Result<(Tags, Vec<VerifiedBlock>), Digest> {
         let found = self.hasher.finish();
         if found != *want || self.untagged {
             return Err(found);
         }
-        let verified = |(chunk, room)| (VerifiedChunk(chunk), room);
-        Ok((
-            Tags(self.tags.into()),
-            self.kept.into_iter().map(verified).collect(),
-        ))
+        let kept = self.kept.into_iter().map(VerifiedBlock).collect();
+        Ok((self.tags.unwrap_or_default(), kept))
     }
 }
 
@@ -213,54 +434,54 @@ impl<'a> FirstPass<'a> {
 /// ```compile_fail
 /// let forged = modelfs::verify::VerifiedBytes::from(b"anything".to_vec());
 /// ```
-#[derive(Debug, Default)]
-pub struct VerifiedBytes {
-    bytes: Vec<u8>,
+#[derive(Default)]
+pub struct VerifiedBytes(Verified);
+
+#[derive(Default)]
+enum Verified {
+    #[default]
+    Nothing,
+    /// Where they were verified.
+    InPlace(Arc<VerifiedBlock>, Range<u64>),
+    /// From more than one block.
+    Joined(Vec<u8>),
 }
 
 impl VerifiedBytes {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(bytes),
-        }
-    }
-
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Appends a range, counted from the chunk's first byte; `false` when the chunk does not have it.
-    pub(super) fn append(&mut self, chunk: &VerifiedChunk, range: Range<usize>) -> bool {
-        match chunk.0.bytes.get(range) {
-            Some(bytes) => {
-                self.bytes.extend_from_slice(bytes);
-                true
-            }
-            None => false,
+        match &self.0 {
+            Verified::Nothing => &[],
+            Verified::InPlace(block, range) => block.bytes(range).unwrap_or_default(),
+            Verified::Joined(bytes) => bytes,
         }
     }
 
-    /// Appends a whole chunk that `read` fills in, checked where it lies: what does not match is cut off
-    /// again.
-    pub(super) fn append_read<E>(
-        &mut self,
-        key: &TagKey,
-        id: ChunkId,
-        tag: Tag,
-        len: usize,
-        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<bool, E> {
-        let start = self.bytes.len();
-        self.bytes.resize(start + len, 0);
-        let verdict = match self.bytes.get_mut(start..) {
-            Some(room) => read(room).map(|filled| filled == len && key.matches(id, room, tag)),
-            None => Ok(false),
+    /// Bytes of one block, where they lie; `None` when it does not have them all.
+    pub(super) fn in_place(block: Arc<VerifiedBlock>, range: Range<u64>) -> Option<Self> {
+        block.bytes(&range)?;
+        Some(Self(Verified::InPlace(block, range)))
+    }
+
+    /// Appends bytes of a block; `false` when it does not have them all.
+    pub(super) fn append(&mut self, block: &VerifiedBlock, range: &Range<u64>) -> bool {
+        let Some(bytes) = block.bytes(range) else {
+            return false;
         };
-        if !matches!(verdict, Ok(true)) {
-            self.bytes.truncate(start);
+        if let Verified::Joined(joined) = &mut self.0 {
+            joined.extend_from_slice(bytes);
+        } else {
+            let mut joined = self.as_slice().to_vec();
+            joined.extend_from_slice(bytes);
+            self.0 = Verified::Joined(joined);
         }
-        verdict
+        true
+    }
+}
+
+impl fmt::Debug for VerifiedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifiedBytes({} bytes)", self.as_slice().len())
     }
 }
 
@@ -269,83 +490,126 @@ mod tests {
     use super::*;
     use crate::digest::Algorithm;
     use crate::digest::hash;
-    use crate::verify::held::Held;
+    use crate::verify::memory::Claim;
+    use crate::verify::memory::Memory;
 
-    const ID: ChunkId = ChunkId { file: 1, offset: 7 };
+    const FILE: u32 = 1;
 
-    fn tagged(key: &TagKey, bytes: &[u8]) -> Tag {
-        let want = hash(Algorithm::Sha256, bytes);
-        let mut pass = FirstPass::new(key, &want);
-        pass.take(UntrustedChunk::new(ID, bytes.to_vec()), None);
+    fn fetched(memory: &Memory, offset: u64, bytes: &[u8]) -> Fetched {
+        let mut buffer = memory.buffer(bytes.len(), Claim::Demand).unwrap().unwrap();
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        let end = offset + u64::try_from(bytes.len()).unwrap();
+        Fetched::new(buffer, FILE, offset, offset..end)
+    }
+
+    /// The first pass over a resource of these bytes, whose digest is that of `signed`.
+    fn first_pass(
+        key: &TagKey,
+        memory: &Memory,
+        bytes: &[u8],
+        signed: &[u8],
+    ) -> Result<(Tags, Vec<VerifiedBlock>), Digest> {
+        let want = hash(Algorithm::Sha256, signed);
+        let mut pass = FirstPass::new(key, &want, true);
+        FirstPass::take(key, vec![(&mut pass, vec![fetched(memory, 7, bytes)])]);
         pass.finish(&want)
-            .ok()
-            .and_then(|(tags, _)| tags.get(0))
-            .expect("the digest is right")
+    }
+
+    /// Has this tag everywhere.
+    struct One(Option<Tag>);
+
+    impl Tagged for One {
+        fn chunks(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+            grid(range)
+        }
+
+        fn tag(&self, _: u64) -> Option<Tag> {
+            self.0
+        }
+    }
+
+    fn keys() -> [TagKey; 2] {
+        let generated = TagKey::generate().unwrap();
+        println!("tags here are {}", generated.name());
+        [generated, TagKey::Blake3(Box::new([9; 32]))]
     }
 
     #[test]
     fn every_flipped_bit_and_every_other_place_misses_the_tag() {
-        let key = TagKey::generate().unwrap();
-        let bytes = b"weights and biases".to_vec();
-        let tag = tagged(&key, &bytes);
-        assert!(UntrustedChunk::new(ID, bytes.clone()).verify(&key, tag).is_some());
-        for bit in 0..bytes.len() * 8 {
-            let mut other = bytes.clone();
-            other[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                UntrustedChunk::new(ID, other).verify(&key, tag).is_none(),
-                "bit {bit}"
-            );
-        }
-        for id in [ChunkId { file: 2, ..ID }, ChunkId { offset: 8, ..ID }] {
-            assert!(
-                UntrustedChunk::new(id, bytes.clone()).verify(&key, tag).is_none(),
-                "{id:?}"
-            );
-        }
-        assert!(
-            UntrustedChunk::new(ID, bytes[1..].to_vec())
-                .verify(&key, tag)
-                .is_none()
-        );
-        let other_key = TagKey::generate().unwrap();
-        assert!(UntrustedChunk::new(ID, bytes).verify(&other_key, tag).is_none());
-    }
-
-    #[test]
-    fn kept_chunks_are_verified_only_when_the_digest_matches() {
-        let key = TagKey::generate().unwrap();
-        let want = hash(Algorithm::Sha256, b"signed");
-        for (bytes, ok) in [(b"signed", true), (b"sigmed", false)] {
-            let mut pass = FirstPass::new(&key, &want);
-            let held = Held::new(CHUNK_BYTES + HOLDING_BYTES);
-            assert!(
-                pass.take(UntrustedChunk::new(ID, bytes.to_vec()), held.reserve())
-                    .is_none()
-            );
-            assert_eq!(
-                pass.finish(&want).map(|(_, kept)| kept.len()).ok(),
-                ok.then_some(1)
-            );
-        }
-    }
-
-    #[test]
-    fn bytes_that_miss_their_tag_do_not_stay_in_the_reply() {
-        let key = TagKey::generate().unwrap();
-        let tag = tagged(&key, b"abc");
-        let fill = |with: &'static [u8]| {
-            move |room: &mut [u8]| {
-                room[..with.len()].copy_from_slice(with);
-                Ok::<usize, ()>(with.len())
+        let memory = Memory::new(1 << 20);
+        for key in keys() {
+            let bytes = b"weights and biases".to_vec();
+            let (tags, _) = first_pass(&key, &memory, &bytes, &bytes).ok().unwrap();
+            let one = One(tags.get(0));
+            let verify = |offset, bytes: &[u8]| fetched(&memory, offset, bytes).verify(&key, &one);
+            assert!(verify(7, &bytes).is_ok());
+            for bit in 0..bytes.len() * 8 {
+                let mut other = bytes.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                assert!(verify(7, &other).is_err(), "bit {bit}");
             }
+            assert_eq!(verify(8, &bytes).err(), Some(8..26));
+            assert!(verify(7, &bytes[1..]).is_err());
+            let mut elsewhere = fetched(&memory, 7, &bytes);
+            elsewhere.file = 2;
+            assert!(elsewhere.verify(&key, &one).is_err());
+            assert!(fetched(&memory, 7, &bytes).verify(&key, &One(None)).is_err());
+            let other_key = TagKey::generate().unwrap();
+            assert!(fetched(&memory, 7, &bytes).verify(&other_key, &one).is_err());
+        }
+    }
+
+    #[test]
+    fn blocks_are_verified_only_when_the_digest_matches() {
+        let memory = Memory::new(1 << 20);
+        for key in keys() {
+            for (bytes, ok) in [(b"signed", true), (b"sigmed", false)] {
+                let outcome = first_pass(&key, &memory, bytes, b"signed");
+                assert_eq!(outcome.map(|(_, kept)| kept.len()).ok(), ok.then_some(1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_gives_the_bytes_it_has_and_no_others() {
+        let memory = Memory::new(1 << 20);
+        let key = TagKey::generate().unwrap();
+        let (_, mut kept) = first_pass(&key, &memory, b"abcdef", b"abcdef").ok().unwrap();
+        let block = Arc::new(kept.remove(0));
+        for (range, want) in [
+            (7..13, Some(&b"abcdef"[..])),
+            (8..10, Some(b"bc")),
+            (9..9, Some(b"")),
+            (6..8, None),
+            (12..14, None),
+            (0..4096, None),
+        ] {
+            let got = VerifiedBytes::in_place(Arc::clone(&block), range.clone());
+            assert_eq!(got.as_ref().map(VerifiedBytes::as_slice), want, "{range:?}");
+        }
+        let mut joined = VerifiedBytes::default();
+        assert!(joined.append(&block, &(7..9)) && joined.append(&block, &(12..13)));
+        assert!(!joined.append(&block, &(12..14)));
+        assert_eq!(joined.as_slice(), b"abf");
+    }
+
+    #[test]
+    fn chunks_begin_at_multiples_of_their_length_and_at_the_beginning() {
+        const C: u64 = CHUNK_BYTES;
+        let borders = |range| {
+            grid(range)
+                .map(|chunk| (chunk.start, chunk.end))
+                .collect::<Vec<_>>()
         };
-        let mut reply = VerifiedBytes::default();
-        assert_eq!(reply.append_read(&key, ID, tag, 3, fill(b"abd")), Ok(false));
-        assert_eq!(reply.append_read(&key, ID, tag, 3, fill(b"ab")), Ok(false));
-        assert_eq!(reply.append_read(&key, ID, tag, 3, |_| Err(())), Err(()));
-        assert_eq!(reply.as_slice(), b"");
-        assert_eq!(reply.append_read(&key, ID, tag, 3, fill(b"abc")), Ok(true));
-        assert_eq!(reply.as_slice(), b"abc");
+        for (range, want) in [
+            (0..0, vec![]),
+            (5..5, vec![]),
+            (0..1, vec![(0, 1)]),
+            (0..C, vec![(0, C)]),
+            (1..C + 1, vec![(1, C), (C, C + 1)]),
+            (C..3 * C, vec![(C, 2 * C), (2 * C, 3 * C)]),
+        ] {
+            assert_eq!(borders(range), want);
+        }
     }
 }

@@ -1,60 +1,80 @@
 //! The engine: runs jobs, verifies resources, answers reads.
 
+mod keep;
+mod onward;
+mod passes;
+mod reads;
+
+#[cfg(feature = "planted-faults")]
+pub(super) use reads::Reader;
+
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::chunk::CHUNK_BYTES;
-use super::chunk::FirstPass;
 use super::chunk::KeyUnavailable;
 use super::chunk::TagKey;
-use super::chunk::UntrustedChunk;
 use super::chunk::VerifiedBytes;
-use super::chunk::VerifiedChunk;
-use super::file::Entered;
-use super::file::Finding;
-use super::file::ReadError;
-use super::file::ResourceState;
-use super::file::SourceReader;
+use super::file::Demand;
 use super::file::VerifiedFile;
-use super::held::Held;
-use super::held::Reservation;
+use super::flight::Board;
+use super::flight::Flight;
+use super::memory::Claim;
+use super::memory::Memory;
+use super::pin::Offer;
+use super::pin::Pin;
+use super::refusal::Finding;
+use super::refusal::ReadError;
+use super::remembered::Remembered;
+use super::workers::Haste;
 use super::workers::Job;
 use super::workers::Promise;
+use super::workers::Run;
 use super::workers::Runner;
 use super::workers::Slot;
 use super::workers::WATCH_INTERVAL;
 use super::workers::Want;
 use super::workers::Workers;
 use crate::source::SourceError;
+use crate::sys::MemoryGauge;
 
 /// What an engine may use.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Most threads that read and hash; threads stuck in the source do not count.
     pub threads: usize,
-    /// Budget in bytes for verified chunks that are held in memory.
-    pub memory: u64,
+    /// Budget in bytes for what was read and waits for its readers; `None` takes a quarter of what the system, or the
+    /// control group, has left at the start. When less than as much again is left, the budget shrinks.
+    pub memory: Option<u64>,
     /// After how long in one call to the source its readers get an error.
     pub source_timeout: Duration,
     /// Longest file in bytes that is accepted. Where only the content is signed, whoever can write the source
     /// can claim any length, and each 128 KiB of it costs 16 bytes of memory and the time to hash it.
     pub max_file_bytes: u64,
+    /// Whether what is verified will be read: else nothing is kept of it, and no read of it can succeed.
+    pub keep_tags: bool,
+    /// Which files the kernel reads by itself once they are verified.
+    pub pin: Pin,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             threads: 64,
-            memory: 64 * 1024 * 1024,
+            memory: None,
             source_timeout: Duration::from_secs(30),
             max_file_bytes: 1 << 40,
+            keep_tags: true,
+            pin: Pin::Off,
         }
     }
 }
@@ -66,9 +86,19 @@ const MAX_FINDINGS: usize = 100;
 pub struct Engine {
     options: Options,
     key: TagKey,
-    held: Held,
+    /// Where tags outlive this engine.
+    remembered: Option<Remembered>,
+    memory: Memory,
     workers: Workers,
     runner: Runner,
+    board: Board,
+    /// Flights that nobody fetches for because too much waits to be hashed.
+    starved: Mutex<VecDeque<Arc<Flight>>>,
+    /// The files in the order in which loaders read them.
+    order: OnceLock<onward::Order>,
+    /// The place in that order of the file that was opened last.
+    followed: AtomicUsize,
+    offer: OnceLock<Box<dyn Offer>>,
     totals: Totals,
     findings: Mutex<Vec<Finding>>,
 }
@@ -82,6 +112,9 @@ struct Totals {
     changed_reads: AtomicU64,
     source_errors: AtomicU64,
     served_bytes: AtomicU64,
+    recalled_resources: AtomicU64,
+    pinned_files: AtomicU64,
+    pinned_bytes: AtomicU64,
 }
 
 /// What an engine did so far.
@@ -91,6 +124,8 @@ pub struct Counters {
     pub hashed_bytes: u64,
     /// Bytes of resources that matched their signed digest.
     pub verified_bytes: u64,
+    /// Resources that matched when an earlier mount verified them, and whose tags it left.
+    pub recalled_resources: u64,
     /// Resources that matched.
     pub verified_resources: u64,
     /// Resources that did not match.
@@ -101,8 +136,14 @@ pub struct Counters {
     pub source_errors: u64,
     /// Bytes handed to readers.
     pub served_bytes: u64,
-    /// Bytes of verified chunks held in memory now.
+    /// Bytes held in memory now, those of pinned files among them.
     pub held_bytes: u64,
+    /// How many may be held now.
+    pub budget_bytes: u64,
+    /// Files that are pinned.
+    pub pinned_files: u64,
+    /// Their bytes.
+    pub pinned_bytes: u64,
 }
 
 impl Engine {
@@ -110,23 +151,27 @@ impl Engine {
     ///
     /// # Errors
     /// When the system gives no random bytes.
-    pub fn start(options: Options) -> Result<Arc<Self>, KeyUnavailable> {
-        let key = TagKey::generate()?;
-        let engine = Arc::new_cyclic(|engine: &Weak<Self>| {
-            let weak = Weak::clone(engine);
-            let runner: Runner = Arc::new(move |job, slot| {
-                weak.upgrade()?.run(job, slot);
-                Some(())
-            });
-            Self {
-                held: Held::new(options.memory),
-                workers: Workers::new(options.threads),
-                options,
-                key,
-                runner,
-                totals: Totals::default(),
-                findings: Mutex::default(),
-            }
+    pub fn start(options: Options, remembered: Option<Remembered>) -> Result<Arc<Self>, KeyUnavailable> {
+        let key = match &remembered {
+            Some(remembered) => remembered.tag_key(),
+            None => TagKey::generate()?,
+        };
+        let gauge = MemoryGauge::open();
+        let memory = options.memory.unwrap_or_else(|| share_of(gauge.available()));
+        let engine = Arc::new_cyclic(|engine: &Weak<Self>| Self {
+            memory: Memory::new(memory),
+            workers: Workers::new(options.threads),
+            board: Board::new(cores()),
+            starved: Mutex::default(),
+            order: OnceLock::new(),
+            followed: AtomicUsize::new(0),
+            offer: OnceLock::new(),
+            options,
+            key,
+            remembered,
+            runner: Arc::new(Errand(Weak::clone(engine))),
+            totals: Totals::default(),
+            findings: Mutex::default(),
         });
         let watched = Arc::downgrade(&engine);
         let watch = std::thread::Builder::new()
@@ -138,6 +183,11 @@ impl Engine {
                         .is_some_and(|engine| engine.workers.has_threads());
                     std::thread::sleep(if busy { WATCH_INTERVAL } else { 5 * WATCH_INTERVAL });
                     let Some(engine) = watched.upgrade() else { break };
+                    if let Some(available) = gauge.available() {
+                        engine
+                            .memory
+                            .set_limit(bearable(memory, engine.memory.spent(), available));
+                    }
                     engine
                         .workers
                         .watch(engine.options.source_timeout, &engine.runner);
@@ -155,6 +205,9 @@ impl Engine {
     /// its reader meets an error here and not later on a mapped page.
     pub fn open(&self, file: &Arc<VerifiedFile>, done: impl FnOnce(Result<(), ReadError>) + Send + 'static) {
         self.submit(file, Want::Open, move |result| done(result.map(drop)));
+        if file.is_whole() {
+            self.follow(file);
+        }
     }
 
     /// Reads bytes of an open file and calls back with all of them up to the file's end, or with an error.
@@ -167,7 +220,23 @@ impl Engine {
     ) {
         let start = offset.min(file.size());
         let end = offset.saturating_add(len).min(file.size());
-        self.submit(file, Want::Bytes(start..end), done);
+        // What lies at hand is given at once: no other thread, no waiting.
+        if let Some(block) = self.memory.find(file.id(), start)
+            && let Some(bytes) = VerifiedBytes::in_place(Arc::clone(&block), start..end)
+        {
+            self.count_served(start..end);
+            done(Ok(bytes));
+            self.memory.served(&block, end - start);
+        } else {
+            self.submit(file, Want::Bytes(start..end), done);
+        }
+        self.go_on(file, &(start..end));
+    }
+
+    /// Says in which order loaders read the files, so that the next ones can be verified while one is read.
+    pub(crate) fn expect(&self, order: Vec<Arc<VerifiedFile>>) {
+        // Told once, when the tree is bound.
+        let _ = self.order.set(onward::Order::new(order));
     }
 
     /// Ends what a successful [`Engine::open`] began.
@@ -182,9 +251,10 @@ impl Engine {
         &self,
         file: &Arc<VerifiedFile>,
         resources: Range<usize>,
+        haste: Haste,
         done: impl FnOnce(Result<(), ReadError>) + Send + 'static,
     ) {
-        self.submit(file, Want::Resources(resources), move |result| {
+        self.submit(file, Want::Resources(resources, haste), move |result| {
             done(result.map(drop))
         });
     }
@@ -200,13 +270,22 @@ impl Engine {
         Counters {
             hashed_bytes: read(&self.totals.hashed_bytes),
             verified_bytes: read(&self.totals.verified_bytes),
+            recalled_resources: read(&self.totals.recalled_resources),
             verified_resources: read(&self.totals.verified_resources),
             rejected_resources: read(&self.totals.rejected_resources),
             changed_reads: read(&self.totals.changed_reads),
             source_errors: read(&self.totals.source_errors),
             served_bytes: read(&self.totals.served_bytes),
-            held_bytes: self.held.bytes(),
+            held_bytes: self.memory.spent(),
+            budget_bytes: self.memory.limit(),
+            pinned_files: read(&self.totals.pinned_files),
+            pinned_bytes: read(&self.totals.pinned_bytes),
         }
+    }
+
+    /// What chunks that are read again are held against, for people.
+    pub fn tag_name(&self) -> &'static str {
+        self.key.name()
     }
 
     /// The first resources that were refused.
@@ -220,10 +299,12 @@ impl Engine {
         want: Want,
         done: impl FnOnce(Result<VerifiedBytes, ReadError>) + Send + 'static,
     ) {
+        let waits = !matches!(want, Want::Resources(_, Haste::None));
         let job = Job {
             file: Arc::clone(file),
             want,
-            promise: Promise::new(Box::new(done)),
+            promise: Some(Promise::new(Box::new(done))),
+            demand: waits.then(|| Demand::for_file(file)),
         };
         self.workers.submit(job, &self.runner);
     }
@@ -231,263 +312,91 @@ impl Engine {
     fn run(&self, job: Job, slot: &Slot) {
         #[cfg(feature = "planted-faults")]
         super::planted_panic();
-        let file = Arc::clone(&job.file);
         let resources = match &job.want {
-            Want::Open if !file.is_whole() => 0..0,
+            Want::Fetch(_) => {
+                if let Want::Fetch(task) = job.want {
+                    self.fetch(task, slot);
+                }
+                return;
+            }
+            Want::Open if self.begin_pin(&job.file) => job.file.all_resources(),
+            Want::Open if !job.file.is_whole() => 0..0,
             Want::Open => 0..1,
-            Want::Bytes(range) => file.resources_of(range),
-            Want::Resources(range) => range.clone(),
+            Want::Bytes(range) => job.file.resources_of(range),
+            Want::Resources(range, _) => range.clone(),
         };
-        let Some(job) = self.ensure(job, resources, slot) else {
+        self.recall(&job.file);
+        let Some(job) = self.ensure(job, resources) else {
             return;
         };
-        let result = match job.want {
-            Want::Resources(_) => Ok(VerifiedBytes::default()),
-            Want::Bytes(range) => self.bytes(&file, range, slot),
+        let file = Arc::clone(&job.file);
+        let result = match &job.want {
+            Want::Resources(..) | Want::Fetch(_) => Ok(VerifiedBytes::default()),
+            Want::Bytes(range) => self.bytes(&file, range.clone(), slot),
             Want::Open => {
+                self.end_pin(&file);
                 let opened = slot.in_source(&self.workers, || file.acquire());
                 let opened = opened
                     .map(|()| VerifiedBytes::default())
                     .map_err(|e| self.source_error(e));
                 let delivered = opened.is_ok();
-                if !job.promise.fulfil(opened) && delivered {
+                if !job.answer(opened) && delivered {
                     // The open was answered with an error while the source hung: nobody will release it.
                     self.release(&file);
                 }
                 return;
             }
         };
-        job.promise.fulfil(result);
+        job.answer(result);
     }
 
-    /// Brings resources to the verified state; `None` when the job is answered or waits elsewhere. A check
-    /// goes on after a resource that differs, so that all of them are found; a reader does not.
-    fn ensure(&self, mut job: Job, resources: Range<usize>, slot: &Slot) -> Option<Job> {
+    /// Brings resources to the verified state; `None` when the job is answered, or waits for a resource and will be
+    /// run anew. A check goes on after a resource that differs, so that all of them are found; a reader does not.
+    fn ensure(&self, mut job: Job, resources: Range<usize>) -> Option<Job> {
         let file = Arc::clone(&job.file);
-        let check_all = matches!(job.want, Want::Resources(_));
-        let mut rejected = None;
-        for index in resources {
-            let error = match file.enter(index, job) {
-                Entered::Parked => return None,
-                Entered::Ready(entered) => {
-                    job = entered;
-                    continue;
-                }
-                Entered::Rejected(entered) => {
-                    job = entered;
-                    ReadError::Rejected {
-                        path: file.path().clone(),
-                    }
-                }
-                Entered::Verify(entered) => {
-                    job = entered;
-                    match self.first_pass(&file, index, slot) {
-                        Ok(()) => continue,
-                        Err(e) => e,
-                    }
-                }
-            };
-            if check_all && matches!(error, ReadError::Rejected { .. }) {
-                rejected = Some(error);
-                continue;
-            }
-            job.promise.fulfil(Err(error));
-            return None;
-        }
-        if let Some(error) = rejected {
-            job.promise.fulfil(Err(error));
-            return None;
-        }
-        Some(job)
-    }
-
-    /// Verifies one resource and tells those who wait.
-    fn first_pass(&self, file: &Arc<VerifiedFile>, index: usize, slot: &Slot) -> Result<(), ReadError> {
-        let mut flight = Flight {
-            engine: self,
-            file,
-            index,
-            landed: false,
-        };
-        slot.set_verifying(Some(index));
-        let outcome = self.hash_resource(file, index, slot);
-        slot.set_verifying(None);
-        match outcome {
-            Ok(Pass::Matched { state, kept, bytes }) => {
-                self.totals.verified_bytes.fetch_add(bytes, Ordering::Relaxed);
-                self.totals.verified_resources.fetch_add(1, Ordering::Relaxed);
-                for (chunk, room) in kept {
-                    drop(room);
-                    self.held.insert(chunk);
-                }
-                for job in flight.land(state) {
-                    self.workers.submit(job, &self.runner);
-                }
-                Ok(())
-            }
-            Ok(Pass::Differs(finding)) => {
-                log::error!("{finding}; it is refused until the model is mounted anew");
-                self.totals.rejected_resources.fetch_add(1, Ordering::Relaxed);
-                let mut findings = self.findings.lock();
-                if findings.len() < MAX_FINDINGS {
-                    findings.push(*finding);
-                }
-                drop(findings);
-                let error = ReadError::Rejected {
+        let check_all = matches!(job.want, Want::Resources(..));
+        loop {
+            let found = file.survey(resources.clone());
+            let rejected = found.rejected && !(check_all && found.pending.is_some());
+            if rejected {
+                job.answer(Err(ReadError::Rejected {
                     path: file.path().clone(),
-                };
-                for job in flight.land(ResourceState::Rejected) {
-                    job.promise.fulfil(Err(error.clone()));
-                }
-                Err(error)
+                }));
+                return None;
             }
-            Err(e) => {
-                let error = self.source_error(e);
-                for job in flight.land(ResourceState::Unverified) {
-                    job.promise.fulfil(Err(error.clone()));
-                }
-                Err(error)
+            let Some(pending) = found.pending else {
+                return Some(job);
+            };
+            let claim = if job.demand.is_some() {
+                Claim::Demand
+            } else {
+                Claim::Spare
+            };
+            let flights: Vec<_> = found
+                .unverified
+                .into_iter()
+                .flat_map(|run| self.mark(&file, run, claim))
+                .collect();
+            let parked = file.park(pending, job);
+            for flight in flights {
+                self.start_flight(&flight);
+            }
+            match parked {
+                Ok(()) => return None,
+                Err(back) => job = back,
             }
         }
     }
 
-    fn hash_resource(
-        &self,
-        file: &Arc<VerifiedFile>,
-        index: usize,
-        slot: &Slot,
-    ) -> Result<Pass, SourceError> {
-        let (Some(range), Some(signed)) = (file.range(index), file.digest(index)) else {
-            // `enter` refuses an index without a resource.
-            return Err(SourceError::at(
-                file.path(),
-                std::io::ErrorKind::InvalidInput.into(),
-            ));
-        };
-        let finding = |found| {
-            Pass::Differs(Box::new(Finding {
-                path: file.path().clone(),
-                range: range.clone(),
-                signed,
-                found,
-            }))
-        };
-        let mut reader = self.reader(file, slot)?;
-        let mut pass = FirstPass::new(&self.key, &signed);
-        let mut spare = None;
-        for (_, id, bytes) in file.chunks(index, range.clone()) {
-            let mut buffer = spare.take().unwrap_or_else(|| self.held.buffer());
-            buffer.resize(length(&bytes), 0);
-            let read = reader.read_at(&mut buffer, bytes.start)?;
-            if read < buffer.len() {
-                return Ok(finding(None));
-            }
-            self.totals
-                .hashed_bytes
-                .fetch_add(bytes.end - bytes.start, Ordering::Relaxed);
-            let room = self.held.reserve();
-            spare = pass.take(UntrustedChunk::new(id, buffer), room);
-        }
-        Ok(match pass.finish(&signed) {
-            Ok((tags, kept)) => Pass::Matched {
-                state: ResourceState::Verified(tags),
-                kept,
-                bytes: range.end - range.start,
-            },
-            Err(found) => finding(Some(found)),
-        })
+    /// Where tags are remembered.
+    pub fn remembers_in(&self) -> Option<&std::path::Path> {
+        self.remembered.as_ref().map(Remembered::path)
     }
 
-    /// Collects bytes of verified resources, each chunk from memory or checked against its tag right here.
-    fn bytes(
-        &self,
-        file: &Arc<VerifiedFile>,
-        range: Range<u64>,
-        slot: &Slot,
-    ) -> Result<VerifiedBytes, ReadError> {
-        let mut reply = VerifiedBytes::with_capacity(length(&range));
-        let mut reader = None;
-        for index in file.resources_of(&range) {
-            for (chunk, id, bytes) in file.chunks(index, range.clone()) {
-                let want = range.start.max(bytes.start)..range.end.min(bytes.end);
-                let inside = length(&(bytes.start..want.start))..length(&(bytes.start..want.end));
-                let whole = want == bytes;
-                let held = if whole {
-                    self.held.take(id)
-                } else {
-                    self.held.get(id)
-                };
-                if let Some(held) = held {
-                    let appended = reply.append(&held, inside.clone());
-                    self.held.give_back(held);
-                    if appended {
-                        continue;
-                    }
-                }
-                let Some(tag) = file.tag(index, chunk) else {
-                    return Err(ReadError::Abandoned);
-                };
-                let reader = match &mut reader {
-                    Some(reader) => reader,
-                    None => reader.insert(self.reader(file, slot).map_err(|e| self.source_error(e))?),
-                };
-                #[cfg(feature = "planted-faults")]
-                match super::faults::read(self, file, reader, (id, tag), &bytes, inside.clone(), &mut reply) {
-                    Some(super::faults::Outcome::Served) => continue,
-                    Some(super::faults::Outcome::Short) => return Ok(reply),
-                    None => {}
-                }
-                let mut read = |room: &mut [u8]| {
-                    let read = reader.read_at(room, bytes.start);
-                    read.map_err(|e| self.source_error(e))
-                };
-                let matched = if whole {
-                    reply.append_read(&self.key, id, tag, length(&bytes), read)?
-                } else {
-                    let mut buffer = vec![0; length(&bytes)];
-                    let complete = read(&mut buffer)? == buffer.len();
-                    let chunk = UntrustedChunk::new(id, buffer)
-                        .verify(&self.key, tag)
-                        .filter(|_| complete);
-                    match chunk {
-                        Some(chunk) => {
-                            let appended = reply.append(&chunk, inside);
-                            self.held.insert(chunk);
-                            appended
-                        }
-                        None => false,
-                    }
-                };
-                if !matched {
-                    return Err(self.changed(file, index, bytes));
-                }
-            }
-        }
-        self.totals
-            .served_bytes
-            .fetch_add(range.end - range.start, Ordering::Relaxed);
-        Ok(reply)
-    }
-
-    fn reader<'a>(&'a self, file: &'a VerifiedFile, slot: &'a Slot) -> Result<Reader<'a>, SourceError> {
-        let reader = slot.in_source(&self.workers, || file.reader())?;
-        Ok(Reader {
-            engine: self,
-            slot,
-            reader: Some(reader),
-        })
-    }
-
-    fn changed(&self, file: &VerifiedFile, index: usize, range: Range<u64>) -> ReadError {
-        self.totals.changed_reads.fetch_add(1, Ordering::Relaxed);
-        let error = ReadError::Changed {
-            path: file.path().clone(),
-            range,
-        };
-        if file.note_change(index) {
-            log::error!("{error}; reads of it are refused while that lasts");
-        }
-        error
+    /// Says who gives pinned files to the kernel.
+    pub fn pin_through(&self, offer: Box<dyn Offer>) {
+        // Told once, when the mount stands.
+        let _ = self.offer.set(offer);
     }
 
     fn source_error(&self, error: SourceError) -> ReadError {
@@ -499,6 +408,11 @@ impl Engine {
     #[cfg(feature = "planted-faults")]
     pub(super) fn tag_key(&self) -> &TagKey {
         &self.key
+    }
+
+    #[cfg(feature = "planted-faults")]
+    pub(super) fn planted_buffer(&self, bytes: usize) -> Option<super::memory::Buffer> {
+        self.memory.buffer(bytes, Claim::Owed).ok()?
     }
 }
 
@@ -517,76 +431,35 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// Reads the source on behalf of one job: whatever may hang is seen by the watch, closing included.
-pub(super) struct Reader<'a> {
-    engine: &'a Engine,
-    slot: &'a Slot,
-    reader: Option<SourceReader<'a>>,
-}
+/// What the threads of an engine do for it.
+struct Errand(Weak<Engine>);
 
-impl Reader<'_> {
-    /// Fills the buffer as far as the file goes.
-    pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        let Some(reader) = &mut self.reader else {
-            return Ok(0);
-        };
-        self.slot
-            .in_source(&self.engine.workers, || reader.read_at(buffer, offset))
+impl Run for Errand {
+    fn run(&self, job: Job, slot: &Slot) -> Option<()> {
+        self.0.upgrade()?.run(job, slot);
+        Some(())
     }
 
-    #[cfg(feature = "planted-faults")]
-    pub(super) fn file(&self) -> Option<&crate::source::SourceFile> {
-        self.reader.as_ref().map(SourceReader::file)
+    fn help(&self) -> Option<()> {
+        self.0.upgrade()?.help();
+        Some(())
     }
 }
 
-impl Drop for Reader<'_> {
-    fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            self.engine.workers.close(reader.into_file());
-        }
-    }
+/// The budget in bytes where none is given.
+fn share_of(available: Option<u64>) -> u64 {
+    available.map_or(MIN_MEMORY_BYTES, |bytes| (bytes / 4).max(MIN_MEMORY_BYTES))
 }
 
-/// How a first pass ended.
-enum Pass {
-    Matched {
-        state: ResourceState,
-        kept: Vec<(VerifiedChunk, Reservation)>,
-        bytes: u64,
-    },
-    Differs(Box<Finding>),
+/// As much of a budget as leaves the system as much again.
+fn bearable(budget: u64, spent: u64, available: u64) -> u64 {
+    budget.min(spent.saturating_add(available) / 2)
 }
 
-/// The verification of one resource by this thread: whatever happens, it ends and those who wait hear of it.
-struct Flight<'a> {
-    engine: &'a Engine,
-    file: &'a Arc<VerifiedFile>,
-    index: usize,
-    landed: bool,
-}
+/// The budget in bytes where the system has nothing left, or does not tell.
+const MIN_MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
-impl Flight<'_> {
-    fn land(&mut self, state: ResourceState) -> Vec<Job> {
-        self.landed = true;
-        self.file.settle(self.index, state)
-    }
+/// How many threads may compute at a time.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        if !self.landed {
-            self.engine.totals.source_errors.fetch_add(1, Ordering::Relaxed);
-            for job in self.file.settle(self.index, ResourceState::Unverified) {
-                job.promise.fulfil(Err(ReadError::Abandoned));
-            }
-        }
-    }
-}
-
-/// Length of a range that is no longer than a buffer: a chunk's, or what the kernel asks for at a time.
-fn length(range: &Range<u64>) -> usize {
-    usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX)
-}
-
-const _: () = assert!(CHUNK_BYTES <= 1 << 30, "a chunk is read into one buffer");

@@ -6,11 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
-use super::chunk::ChunkId;
-use super::chunk::Tag;
-use super::chunk::UntrustedChunk;
-use super::chunk::VerifiedBytes;
-use super::chunk::VerifiedChunk;
+use super::chunk::Fetched;
+use super::chunk::VerifiedBlock;
 use super::engine::Engine;
 use super::engine::Reader;
 use super::file::VerifiedFile;
@@ -52,56 +49,56 @@ pub(crate) fn planted_panic() {
     }
 }
 
-/// What a planted fault did with a chunk.
-pub(super) enum Outcome {
-    Served,
-    Short,
-}
-
-/// Reads a chunk of a verified resource wrongly; `None` lets the right code run.
-pub(super) fn read(
+/// Serves what was read again of a verified resource wrongly; gives it back to let the right code run.
+pub(super) fn recheck(
     engine: &Engine,
     file: &VerifiedFile,
     reader: &mut Reader<'_>,
-    (id, tag): (ChunkId, Tag),
-    bytes: &Range<u64>,
-    inside: Range<usize>,
-    reply: &mut VerifiedBytes,
-) -> Option<Outcome> {
-    let fault = planted()?;
-    let len = usize::try_from(bytes.end - bytes.start).ok()?;
+    range: &Range<u64>,
+    fetched: Fetched,
+) -> Result<VerifiedBlock, Fetched> {
+    let Some(fault) = planted() else {
+        return Err(fetched);
+    };
     let key = engine.tag_key();
-    let mut fetch = || {
-        let mut buffer = vec![0; len];
-        (reader.read_at(&mut buffer, bytes.start).ok()? == len).then_some(buffer)
+    let mut again = || {
+        std::thread::yield_now();
+        let (buffer, base, _) = engine.read_again(file, reader, range).ok()?;
+        Some(Fetched::new(buffer, file.id(), base, range.clone()))
     };
+    let whole = fetched.part(range);
     let served = match fault {
-        Fault::Panic => return None,
-        Fault::HashThenReread => {
-            UntrustedChunk::new(id, fetch()?).verify(key, tag)?;
-            std::thread::yield_now();
-            fetch()?
-        }
-        Fault::VerifyOnce => fetch()?,
-        Fault::ShortReply => {
-            match fetch().and_then(|buffer| UntrustedChunk::new(id, buffer).verify(key, tag)) {
-                Some(_) => return None,
-                None => return Some(Outcome::Short),
-            }
-        }
-        Fault::MappedSource => {
-            let mut matched = false;
-            let copy = sys::mapped_copy(reader.file()?.file(), bytes.start, len, |mapped| {
-                matched = UntrustedChunk::new(id, mapped.to_vec())
-                    .verify(key, tag)
-                    .is_some();
-                std::thread::yield_now();
-            });
-            copy.ok().filter(|_| matched)?
-        }
+        Fault::Panic => None,
+        Fault::HashThenReread => fetched.part(range).verify(key, file).ok().and_then(|_| again()),
+        Fault::VerifyOnce => Some(fetched.part(range)),
+        Fault::ShortReply => match fetched.part(range).verify(key, file) {
+            Ok(_) => None,
+            Err(chunk) => Some(fetched.part(&(range.start..chunk.start))),
+        },
+        Fault::MappedSource => mapped(engine, file, reader, range),
     };
-    log::debug!("planted fault in {}", file.path());
-    reply
-        .append(&VerifiedChunk::planted(id, served), inside)
-        .then_some(Outcome::Served)
+    served.map(VerifiedBlock::planted).ok_or(whole)
+}
+
+/// Checks a mapping of the source, and answers from it.
+fn mapped(engine: &Engine, file: &VerifiedFile, reader: &Reader<'_>, range: &Range<u64>) -> Option<Fetched> {
+    let len = usize::try_from(range.end - range.start).ok()?;
+    let fetched = |bytes: &[u8]| {
+        let base = range.start - range.start % 4096;
+        let skip = usize::try_from(range.start - base).ok()?;
+        let mut buffer = engine.planted_buffer(skip + bytes.len())?;
+        buffer
+            .bytes_mut()
+            .get_mut(skip..)?
+            .get_mut(..bytes.len())?
+            .copy_from_slice(bytes);
+        Some(Fetched::new(buffer, file.id(), base, range.clone()))
+    };
+    let mut matched = false;
+    let copy = sys::mapped_copy(reader.file()?.file(), range.start, len, |mapped| {
+        let checked = fetched(mapped).and_then(|copy| copy.verify(engine.tag_key(), file).ok());
+        matched = checked.is_some();
+        std::thread::yield_now();
+    });
+    copy.ok().filter(|_| matched).and_then(|copy| fetched(&copy))
 }

@@ -4,12 +4,20 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::Once;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::chunk::ChunkId;
+use super::ahead::Ahead;
 use super::chunk::Tag;
+use super::chunk::Tagged;
 use super::chunk::Tags;
+use super::chunk::grid;
+use super::pin::PinState;
+use super::remembered::Remembered;
+use super::remembered::Subject;
 use super::workers::Gate;
 use super::workers::Job;
 use crate::digest::Digest;
@@ -31,6 +39,12 @@ pub struct VerifiedFile {
     resources: Box<[Mutex<ResourceState>]>,
     opened: Mutex<Opened>,
     pub(super) gate: Mutex<Gate>,
+    /// How many jobs somebody waits for.
+    demands: AtomicUsize,
+    pub(super) ahead: Mutex<Ahead>,
+    pub(super) pin: Mutex<PinState>,
+    /// Whether it was looked for what is remembered of it.
+    recalled: Once,
 }
 
 /// How far one resource is.
@@ -79,16 +93,31 @@ impl State {
     }
 }
 
-/// What a job finds when it asks for a resource.
-pub(super) enum Entered {
-    /// It is verified.
-    Ready(Job),
-    /// This thread is to verify it.
-    Verify(Job),
-    /// It is rejected.
-    Rejected(Job),
-    /// Another thread verifies it and will run the job again.
-    Parked,
+/// How far the resources that a job asks for are.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// Neighbours that nobody verifies yet.
+    pub(super) unverified: Vec<Range<usize>>,
+    /// The last one that has no verdict yet.
+    pub(super) pending: Option<usize>,
+    /// Whether one is rejected.
+    pub(super) rejected: bool,
+}
+
+/// Says, while it exists, that somebody waits for a file: what nobody waits for comes after it.
+pub(super) struct Demand(Arc<VerifiedFile>);
+
+impl Demand {
+    pub(super) fn for_file(file: &Arc<VerifiedFile>) -> Self {
+        file.demands.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(file))
+    }
+}
+
+impl Drop for Demand {
+    fn drop(&mut self) {
+        self.0.demands.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl VerifiedFile {
@@ -109,7 +138,26 @@ impl VerifiedFile {
                 .collect(),
             opened: Mutex::default(),
             gate: Mutex::default(),
+            demands: AtomicUsize::new(0),
+            ahead: Mutex::default(),
+            pin: Mutex::default(),
+            recalled: Once::new(),
         }
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether a first pass over some of it is under way.
+    pub(super) fn is_in_flight(&self) -> bool {
+        let first = self.resources.first().map(|resource| resource.lock());
+        matches!(first.as_deref(), Some(ResourceState::Verifying(_)))
+    }
+
+    /// Whether somebody waits for something in it.
+    pub(super) fn is_demanded(&self) -> bool {
+        self.demands.load(Ordering::Relaxed) > 0
     }
 
     /// The signed name.
@@ -125,6 +173,76 @@ impl VerifiedFile {
     /// The pinned size in bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Takes what is remembered of its resources, the first time; gives how many there were.
+    pub(super) fn recall(&self, from: &Remembered) -> usize {
+        let mut found = 0;
+        self.recalled.call_once(|| {
+            for (index, bytes) in from.recall(&self.subject()).unwrap_or_default() {
+                found += usize::from(self.recall_resource(index, bytes).is_some());
+            }
+        });
+        found
+    }
+
+    fn recall_resource(&self, index: u64, bytes: Vec<u8>) -> Option<()> {
+        let index = usize::try_from(index).ok()?;
+        let range = self.range(index)?;
+        let tags = Tags::recalled(bytes, u64::try_from(grid(range).count()).ok()?)?;
+        let mut state = self.resources.get(index)?.lock();
+        if matches!(*state, ResourceState::Unverified) {
+            *state = ResourceState::Verified(tags);
+        }
+        Some(())
+    }
+
+    /// Stores the tags of what is verified.
+    pub(super) fn remember(&self, in_store: &Remembered) -> io::Result<()> {
+        let tags_of = |(index, resource): (u64, &Mutex<ResourceState>)| match &*resource.lock() {
+            ResourceState::Verified(tags) | ResourceState::Changed(tags) => {
+                Some((index, tags.as_bytes().to_vec()))
+            }
+            _ => None,
+        };
+        let entries: Vec<_> = (0..).zip(&self.resources).filter_map(tags_of).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        in_store.remember(&self.subject(), &entries)
+    }
+
+    fn subject(&self) -> Subject {
+        Subject {
+            file: self.id,
+            size: self.size,
+            resources: u64::try_from(self.resources.len()).unwrap_or(u64::MAX),
+            chunk_bytes: CHUNK_BYTES,
+        }
+    }
+
+    /// The number under which the kernel has it, if it is pinned.
+    pub fn pinned(&self) -> Option<u32> {
+        match &*self.pin.lock() {
+            PinState::Pinned { number, .. } => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Whether a first pass over it can fill pages in place: none has begun, and no two resources share a page.
+    pub(super) fn may_be_filled(&self) -> bool {
+        let aligned = match self.content() {
+            SignedContent::Whole(_) => true,
+            SignedContent::Shards(shards) => shards.count() == 1 || shards.shard_size() % 4096 == 0,
+        };
+        let untouched =
+            |resource: &Mutex<ResourceState>| matches!(&*resource.lock(), ResourceState::Unverified);
+        self.size > 0 && aligned && self.resources.iter().all(untouched)
+    }
+
+    /// All of its resources.
+    pub(super) fn all_resources(&self) -> Range<usize> {
+        0..self.resources.len()
     }
 
     /// Whether one digest covers the whole file, so that opening it verifies it.
@@ -194,24 +312,59 @@ impl VerifiedFile {
         }
     }
 
-    /// Asks for a resource on behalf of a job; the caller that gets [`Entered::Verify`] must end with
-    /// [`VerifiedFile::settle`].
-    pub(super) fn enter(&self, index: usize, job: Job) -> Entered {
-        let Some(resource) = self.resources.get(index) else {
-            return Entered::Rejected(job);
-        };
-        let mut state = resource.lock();
-        match &mut *state {
-            ResourceState::Verified(_) | ResourceState::Changed(_) => Entered::Ready(job),
-            ResourceState::Rejected => Entered::Rejected(job),
-            ResourceState::Verifying(waiting) => {
+    /// Looks at resources on behalf of a job.
+    pub(super) fn survey(&self, range: Range<usize>) -> Survey {
+        let mut survey = Survey::default();
+        for index in range {
+            match self
+                .resources
+                .get(index)
+                .map(|resource| resource.lock())
+                .as_deref()
+            {
+                Some(ResourceState::Verified(_) | ResourceState::Changed(_)) => {}
+                Some(ResourceState::Rejected) | None => survey.rejected = true,
+                Some(ResourceState::Verifying(_)) => survey.pending = Some(index),
+                Some(ResourceState::Unverified) => {
+                    survey.pending = Some(index);
+                    match survey.unverified.last_mut() {
+                        Some(run) if run.end == index => run.end += 1,
+                        _ => survey.unverified.push(index..index + 1),
+                    }
+                }
+            }
+        }
+        survey
+    }
+
+    /// Marks resources as being verified, up to the first that already is or was; the caller verifies them, and ends
+    /// with [`VerifiedFile::settle`] for each.
+    pub(super) fn mark(&self, range: Range<usize>) -> Range<usize> {
+        let mut end = range.start;
+        while end < range.end
+            && let Some(resource) = self.resources.get(end)
+            && let state = &mut *resource.lock()
+            && matches!(state, ResourceState::Unverified)
+        {
+            *state = ResourceState::Verifying(Vec::new());
+            end += 1;
+        }
+        range.start..end
+    }
+
+    /// Lets a job wait for a resource that is being verified; gives it back when that has ended.
+    pub(super) fn park(&self, index: usize, job: Job) -> Result<(), Job> {
+        match self
+            .resources
+            .get(index)
+            .map(|resource| resource.lock())
+            .as_deref_mut()
+        {
+            Some(ResourceState::Verifying(waiting)) => {
                 waiting.push(job);
-                Entered::Parked
+                Ok(())
             }
-            ResourceState::Unverified => {
-                *state = ResourceState::Verifying(Vec::new());
-                Entered::Verify(job)
-            }
+            _ => Err(job),
         }
     }
 
@@ -220,9 +373,14 @@ impl VerifiedFile {
         let Some(resource) = self.resources.get(index) else {
             return Vec::new();
         };
-        match std::mem::replace(&mut *resource.lock(), outcome) {
+        let mut state = resource.lock();
+        match std::mem::replace(&mut *state, outcome) {
             ResourceState::Verifying(waiting) => waiting,
-            _ => Vec::new(),
+            verdict => {
+                // A verdict stands.
+                *state = verdict;
+                Vec::new()
+            }
         }
     }
 
@@ -239,12 +397,25 @@ impl VerifiedFile {
         }
     }
 
-    /// The tag of a chunk of a verified resource.
-    pub(super) fn tag(&self, index: usize, chunk: usize) -> Option<Tag> {
-        match &*self.resources.get(index)?.lock() {
-            ResourceState::Verified(tags) | ResourceState::Changed(tags) => tags.get(chunk),
-            _ => None,
-        }
+    /// The resource that has the byte at this position.
+    pub(super) fn resource_at(&self, offset: u64) -> Option<usize> {
+        let index = match self.content() {
+            SignedContent::Whole(_) => 0,
+            SignedContent::Shards(shards) => usize::try_from(offset / shards.shard_size()).ok()?,
+        };
+        (offset < self.size).then_some(index)
+    }
+
+    /// These bytes and what else is in the chunks that they touch.
+    pub(super) fn whole_chunks(&self, bytes: &Range<u64>) -> Option<Range<u64>> {
+        let first = self.range(self.resource_at(bytes.start)?)?;
+        let last = self.range(self.resource_at(bytes.end.checked_sub(1)?)?)?;
+        let start = bytes.start - bytes.start % CHUNK_BYTES;
+        let end = bytes
+            .end
+            .checked_next_multiple_of(CHUNK_BYTES)
+            .unwrap_or(u64::MAX);
+        Some(start.max(first.start)..end.min(last.end))
     }
 
     /// Notes that the source no longer gives what was verified; `true` the first time.
@@ -263,27 +434,6 @@ impl VerifiedFile {
                 false
             }
         }
-    }
-
-    /// The chunks of a resource that these bytes touch: the chunk's index in the resource, its place, and its
-    /// bytes in the file.
-    pub(super) fn chunks(
-        &self,
-        index: usize,
-        bytes: Range<u64>,
-    ) -> impl Iterator<Item = (usize, ChunkId, Range<u64>)> + use<> {
-        let resource = self.range(index).unwrap_or(0..0);
-        let start = bytes.start.max(resource.start);
-        let end = bytes.end.min(resource.end).max(start);
-        let first = (start - resource.start) / CHUNK_BYTES;
-        let last = (end - resource.start).div_ceil(CHUNK_BYTES).max(first);
-        let file = self.id;
-        (if start < end { first..last } else { 0..0 }).filter_map(move |chunk| {
-            let offset = resource.start + chunk * CHUNK_BYTES;
-            let id = ChunkId { file, offset };
-            let end = resource.end.min(offset.saturating_add(CHUNK_BYTES));
-            Some((usize::try_from(chunk).ok()?, id, offset..end))
-        })
     }
 
     /// Counts one more open handle and makes sure that the source can be opened.
@@ -347,15 +497,15 @@ pub(super) struct SourceReader<'a> {
 }
 
 impl SourceReader<'_> {
-    /// Fills the buffer as far as the file goes.
-    pub(super) fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, SourceError> {
-        match self.file.read_at(buffer, offset) {
+    /// Fills a page-aligned buffer as far as the file goes; its length and the offset are whole pages.
+    pub(super) fn read_pages(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize, SourceError> {
+        match self.file.read_pages(buffer, offset) {
             Ok(read) => Ok(read),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ESTALE | libc::EIO)) => {
                 let stale = self.of.opened.lock().file.take();
                 drop(stale);
                 self.file = self.of.source_file()?;
-                self.file.read_at(buffer, offset).map_err(|e| self.error(e))
+                self.file.read_pages(buffer, offset).map_err(|e| self.error(e))
             }
             Err(e) => Err(self.error(e)),
         }
@@ -376,79 +526,21 @@ impl SourceReader<'_> {
     }
 }
 
-/// A resource that differs from what was signed.
-#[derive(Clone, Debug)]
-pub struct Finding {
-    /// The file it belongs to.
-    pub path: ModelPath,
-    /// The bytes it covers.
-    pub range: Range<u64>,
-    /// What was signed.
-    pub signed: Digest,
-    /// What was found; `None` when the source ended before the resource did.
-    pub found: Option<Digest>,
-}
+impl Tagged for VerifiedFile {
+    fn chunks(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        self.resources_of(&range).flat_map(move |index| {
+            let resource = self.range(index).unwrap_or(0..0);
+            grid(range.start.max(resource.start)..range.end.min(resource.end))
+        })
+    }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Range { start, end } = self.range;
-        match &self.found {
-            Some(found) => write!(
-                f,
-                "{} [{start}..{end}): content differs from its signed digest (signed {}, found {found})",
-                self.path, self.signed
-            ),
-            None => write!(
-                f,
-                "{} [{start}..{end}): content is shorter than its signed digest needs (signed {})",
-                self.path, self.signed
-            ),
+    fn tag(&self, offset: u64) -> Option<Tag> {
+        let index = self.resource_at(offset)?;
+        let start = self.range(index)?.start;
+        let chunk = usize::try_from(offset / CHUNK_BYTES - start / CHUNK_BYTES).ok()?;
+        match &*self.resources.get(index)?.lock() {
+            ResourceState::Verified(tags) | ResourceState::Changed(tags) => tags.get(chunk),
+            _ => None,
         }
     }
 }
-
-/// Why a read got no bytes.
-#[derive(Clone, Debug)]
-pub enum ReadError {
-    /// A resource differs from its signed digest; it stays so until the model is mounted anew.
-    Rejected {
-        /// The file.
-        path: ModelPath,
-    },
-    /// A resource was verified, and the source now gives other bytes.
-    Changed {
-        /// The file.
-        path: ModelPath,
-        /// The chunk that did not match.
-        range: Range<u64>,
-    },
-    /// The source could not be read.
-    Source(Arc<SourceError>),
-    /// The source did not answer in time.
-    TimedOut {
-        /// The file.
-        path: ModelPath,
-    },
-    /// A bug of ours: a job ended without a result.
-    Abandoned,
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rejected { path } => write!(f, "{path}: differs from its signed digest"),
-            Self::Changed { path, range } => {
-                write!(
-                    f,
-                    "{path} [{}..{}): changed after it was verified",
-                    range.start, range.end
-                )
-            }
-            Self::Source(e) => write!(f, "{e}"),
-            Self::TimedOut { path } => write!(f, "{path}: the source did not answer in time"),
-            Self::Abandoned => write!(f, "a read was abandoned; this is a bug of modelfs"),
-        }
-    }
-}
-
-impl std::error::Error for ReadError {}

@@ -49,11 +49,14 @@ struct Bound {
 }
 
 fn bind(model: &SignedModel, memory: u64) -> Bound {
-    let engine = Engine::start(Options {
-        memory,
-        threads: 8,
-        ..Options::default()
-    })
+    let engine = Engine::start(
+        Options {
+            memory: Some(memory),
+            threads: 8,
+            ..Options::default()
+        },
+        None,
+    )
     .unwrap();
     let source = Arc::new(ModelDir::open(&model.path(), Links::Refuse).unwrap());
     let tie = |(id, file): (u32, TrustedFile)| {

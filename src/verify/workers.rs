@@ -19,13 +19,18 @@ use parking_lot::Condvar;
 use parking_lot::Mutex;
 
 use super::chunk::VerifiedBytes;
-use super::file::ReadError;
+use super::file::Demand;
 use super::file::VerifiedFile;
+use super::flight::Flight;
+use super::refusal::ReadError;
 use crate::source::SourceFile;
 
 /// Most threads that work for one file at a time. More: one slow file takes more of the machine; fewer: one
 /// file's shards verify less in parallel.
 const MAX_THREADS_PER_FILE: usize = 4;
+
+/// How many of them may be at what nobody waits for.
+const MAX_PATIENT_PER_FILE: usize = 2;
 
 /// Most threads in all, stuck ones included. What hangs beyond that waits for its time-out.
 const MAX_THREADS: usize = 1024;
@@ -77,18 +82,72 @@ impl Drop for Promise {
 pub(super) struct Job {
     pub(super) file: Arc<VerifiedFile>,
     pub(super) want: Want,
-    pub(super) promise: Arc<Promise>,
+    /// Who hears of it; fetching for a flight is nobody's.
+    pub(super) promise: Option<Arc<Promise>>,
+    /// Held while a reader waits.
+    pub(super) demand: Option<Demand>,
+}
+
+impl Job {
+    pub(super) fn fetch(task: FetchTask) -> Self {
+        Self {
+            file: Arc::clone(&task.flight().file),
+            want: Want::Fetch(task),
+            promise: None,
+            demand: None,
+        }
+    }
+
+    /// Gives the result to whoever waits for it; `false` when it was given before, or nobody does.
+    pub(super) fn answer(self, result: Result<VerifiedBytes, ReadError>) -> bool {
+        self.promise.is_some_and(|promise| promise.fulfil(result))
+    }
+
+    /// Whether somebody waits for it, or for something in the same file that may need it.
+    fn is_urgent(&self) -> bool {
+        self.demand.is_some() || self.file.is_demanded()
+    }
 }
 
 /// What a job is to do.
-#[derive(Clone)]
 pub(super) enum Want {
     /// Open the file; a file with one digest is verified first.
     Open,
     /// Read these bytes.
     Bytes(Range<u64>),
     /// Verify these resources.
-    Resources(Range<usize>),
+    Resources(Range<usize>, Haste),
+    /// Fetch blocks for a flight.
+    Fetch(FetchTask),
+}
+
+/// Whether somebody waits for a verification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Nobody: whoever reads comes first.
+    None,
+    /// Somebody does.
+    Some,
+}
+
+/// A thread's duty to fetch for a flight, which counts it until this is dropped.
+pub(super) struct FetchTask(Arc<Flight>);
+
+impl FetchTask {
+    /// Takes up a duty that [`Flight::recruit`] has counted.
+    pub(super) fn new(flight: &Arc<Flight>) -> Self {
+        Self(Arc::clone(flight))
+    }
+
+    pub(super) fn flight(&self) -> &Arc<Flight> {
+        &self.0
+    }
+}
+
+impl Drop for FetchTask {
+    fn drop(&mut self) {
+        self.0.dismiss();
+    }
 }
 
 /// Admission to the threads, one for each file.
@@ -96,6 +155,50 @@ pub(super) enum Want {
 pub(super) struct Gate {
     running: usize,
     waiting: VecDeque<Job>,
+    /// Jobs that nobody waits for.
+    patient: VecDeque<Job>,
+}
+
+impl Gate {
+    /// Lets a job in, or keeps it for later.
+    fn admit(&mut self, job: Job) -> Option<Job> {
+        let (limit, queue) = match job.is_urgent() {
+            true => (MAX_THREADS_PER_FILE, &mut self.waiting),
+            false => (MAX_PATIENT_PER_FILE, &mut self.patient),
+        };
+        if self.running >= limit {
+            queue.push_back(job);
+            return None;
+        }
+        self.running += 1;
+        Some(job)
+    }
+
+    /// The job that takes the place of one that has ended.
+    fn replace(&mut self) -> Option<Job> {
+        self.running = self.running.saturating_sub(1);
+        let next = match self.waiting.pop_front() {
+            Some(job) => Some(job),
+            None if self.running < MAX_PATIENT_PER_FILE => self.patient.pop_front(),
+            None => None,
+        };
+        self.running += usize::from(next.is_some());
+        next
+    }
+
+    /// Takes out the jobs that somebody hears of.
+    fn give_up(&mut self) -> Vec<Job> {
+        let mut given_up = Vec::new();
+        for queue in [&mut self.waiting, &mut self.patient] {
+            for job in std::mem::take(queue) {
+                match job.promise {
+                    Some(_) => given_up.push(job),
+                    None => queue.push_back(job),
+                }
+            }
+        }
+        given_up
+    }
 }
 
 /// What a thread is doing, for the watch to see.
@@ -108,8 +211,9 @@ pub(super) struct Slot {
 
 struct Current {
     file: Arc<VerifiedFile>,
-    promise: Arc<Promise>,
-    verifying: Option<usize>,
+    promise: Option<Arc<Promise>>,
+    /// The resources whose readers wait for this thread.
+    fetching: Range<usize>,
     reported: bool,
 }
 
@@ -120,13 +224,6 @@ impl Slot {
         let result = call();
         self.in_source_since.store(0, Ordering::Relaxed);
         result
-    }
-
-    /// Says which resource this thread verifies.
-    pub(super) fn set_verifying(&self, index: Option<usize>) {
-        if let Some(current) = self.current.lock().as_mut() {
-            current.verifying = index;
-        }
     }
 }
 
@@ -156,11 +253,25 @@ struct Closing {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Jobs that nobody waits for: done when there are no others.
+    patient: VecDeque<Job>,
     threads: usize,
     /// Threads that were started and have not looked for a job yet.
     starting: usize,
     idle: usize,
     ended: bool,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.jobs.len() + self.patient.len()
+    }
+
+    fn take(&mut self) -> VecDeque<Job> {
+        let mut jobs = std::mem::take(&mut self.jobs);
+        jobs.append(&mut self.patient);
+        jobs
+    }
 }
 
 impl Shared {
@@ -169,8 +280,16 @@ impl Shared {
     }
 }
 
-/// Runs a job on behalf of the engine; `None` when the engine is gone.
-pub(super) type Runner = Arc<dyn Fn(Job, &Slot) -> Option<()> + Send + Sync>;
+/// What threads do on behalf of an engine; `None` when the engine is gone.
+pub(super) trait Run: Send + Sync {
+    /// Runs a job.
+    fn run(&self, job: Job, slot: &Slot) -> Option<()>;
+
+    /// Does what is left to do for any file, once the job's own file has its place back.
+    fn help(&self) -> Option<()>;
+}
+
+pub(super) type Runner = Arc<dyn Run>;
 
 impl Workers {
     /// Threads come into being with the work, up to `limit`.
@@ -190,14 +309,10 @@ impl Workers {
     /// Queues a job, or lets it wait for its file's other jobs.
     pub(super) fn submit(&self, job: Job, runner: &Runner) {
         let file = Arc::clone(&job.file);
-        let mut gate = file.gate.lock();
-        if gate.running >= MAX_THREADS_PER_FILE {
-            gate.waiting.push_back(job);
-            return;
+        let admitted = file.gate.lock().admit(job);
+        if let Some(job) = admitted {
+            self.push(job, runner);
         }
-        gate.running += 1;
-        drop(gate);
-        self.push(job, runner);
     }
 
     /// Closes a source, unless others still read it.
@@ -230,7 +345,10 @@ impl Workers {
 
     fn push(&self, job: Job, runner: &Runner) {
         let mut queue = self.0.queue.lock();
-        queue.jobs.push_back(job);
+        match job.is_urgent() {
+            true => queue.jobs.push_back(job),
+            false => queue.patient.push_back(job),
+        }
         self.0.wake.notify_one();
         let lost = self.spawn_as_needed(&mut queue, runner);
         drop(queue);
@@ -244,7 +362,7 @@ impl Workers {
         // Two for each that is stuck: behind many files of a source that hangs, one for one would take as many
         // rounds of the watch as there are files.
         let limit = (self.0.limit + 2 * self.0.stuck.load(Ordering::Relaxed)).min(MAX_THREADS);
-        while queue.jobs.len() > queue.idle + queue.starting && queue.threads < limit {
+        while queue.len() > queue.idle + queue.starting && queue.threads < limit {
             let shared = Arc::clone(&self.0);
             let runner = Arc::clone(runner);
             let spawned = std::thread::Builder::new()
@@ -258,7 +376,7 @@ impl Workers {
                 }
                 Err(e) if queue.threads == 0 => {
                     log::error!("no thread can be started to read the model: {e}");
-                    return std::mem::take(&mut queue.jobs);
+                    return queue.take();
                 }
                 // A thread that ends its own job takes the next.
                 Err(e) => {
@@ -288,11 +406,14 @@ impl Workers {
         let file = Arc::clone(&job.file);
         *slot.current.lock() = Some(Current {
             file: Arc::clone(&file),
-            promise: Arc::clone(&job.promise),
-            verifying: None,
+            promise: job.promise.clone(),
+            fetching: match &job.want {
+                Want::Fetch(task) => task.flight().resources.clone(),
+                _ => 0..0,
+            },
             reported: false,
         });
-        let ran = catch_unwind(AssertUnwindSafe(|| runner(job, slot)));
+        let ran = catch_unwind(AssertUnwindSafe(|| runner.run(job, slot)));
         slot.in_source_since.store(0, Ordering::Relaxed);
         // Dropped after the lock: it may hold the last word to a reader.
         let done = slot.current.lock().take();
@@ -304,7 +425,11 @@ impl Workers {
         if ran.is_err() {
             log::error!("a read of {} panicked; this is a bug of modelfs", file.path());
         }
-        !matches!(ran, Ok(None))
+        let helped = catch_unwind(AssertUnwindSafe(|| runner.help()));
+        if helped.is_err() {
+            log::error!("a hash panicked; this is a bug of modelfs");
+        }
+        !matches!((ran, helped), (Ok(None), _) | (_, Ok(None)))
     }
 
     /// The next job; `None` after a while without one.
@@ -318,10 +443,13 @@ impl Workers {
             if let Some(job) = queue.jobs.pop_front() {
                 return Some(job);
             }
+            if let Some(job) = queue.patient.pop_front() {
+                return Some(job);
+            }
             queue.idle += 1;
             let waited = self.0.wake.wait_until(&mut queue, until);
             queue.idle -= 1;
-            if waited.timed_out() && queue.jobs.is_empty() {
+            if waited.timed_out() && queue.len() == 0 {
                 return None;
             }
         }
@@ -343,12 +471,12 @@ impl Workers {
         let mut lost = self.spawn_as_needed(&mut queue, runner);
         if stuck >= MAX_THREADS && slots.iter().all(|slot| stuck_for(slot) > patience) {
             // As many threads as there may be wait for sources that do not answer.
-            lost.append(&mut queue.jobs);
+            lost.append(&mut queue.take());
         }
         drop(queue);
         fail(lost);
         for slot in slots.iter().filter(|slot| stuck_for(slot) > patience) {
-            let (file, promise, mut late) = {
+            let (file, promise, mut late): (_, _, Vec<Job>) = {
                 let mut current = slot.current.lock();
                 let Some(current) = current.as_mut() else { continue };
                 if !std::mem::replace(&mut current.reported, true) {
@@ -357,21 +485,21 @@ impl Workers {
                         current.file.path()
                     );
                 }
-                let late = current
-                    .verifying
-                    .map(|index| current.file.give_up(index))
-                    .unwrap_or_default();
-                (Arc::clone(&current.file), Arc::clone(&current.promise), late)
+                let fetching = current.fetching.clone();
+                let late = fetching.flat_map(|index| current.file.give_up(index)).collect();
+                (Arc::clone(&current.file), current.promise.clone(), late)
             };
-            late.extend(std::mem::take(&mut file.gate.lock().waiting));
+            late.append(&mut file.gate.lock().give_up());
             let error = || {
                 Err(ReadError::TimedOut {
                     path: file.path().clone(),
                 })
             };
-            promise.fulfil(error());
+            if let Some(promise) = promise {
+                promise.fulfil(error());
+            }
             for job in late {
-                job.promise.fulfil(error());
+                job.answer(error());
             }
         }
     }
@@ -409,12 +537,7 @@ impl Workers {
 
 /// Ends a job's stay in its file's gate; the file's next job takes its place.
 fn leave(file: &VerifiedFile) -> Option<Job> {
-    let mut gate = file.gate.lock();
-    let next = gate.waiting.pop_front();
-    if next.is_none() {
-        gate.running = gate.running.saturating_sub(1);
-    }
-    next
+    file.gate.lock().replace()
 }
 
 /// Fails jobs that nobody will run, and those that wait for them.
@@ -422,8 +545,9 @@ fn fail(jobs: VecDeque<Job>) {
     for job in jobs {
         let mut lost = Some(job);
         while let Some(job) = lost {
-            job.promise.fulfil(Err(ReadError::Abandoned));
-            lost = leave(&job.file);
+            let file = Arc::clone(&job.file);
+            job.answer(Err(ReadError::Abandoned));
+            lost = leave(&file);
         }
     }
 }

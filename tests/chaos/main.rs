@@ -59,7 +59,7 @@ struct Scenario {
     options: &'static [&'static str],
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "whole files, plain reads, pages kept",
         layout: Layout::FILES,
@@ -102,7 +102,31 @@ const SCENARIOS: [Scenario; 6] = [
         forget: true,
         options: &["--verify", "background"],
     },
+    Scenario {
+        name: "shards, plain reads, nothing held",
+        layout: Layout::shards(4096),
+        access: Access::Plain,
+        forget: true,
+        options: &["--memory", "0"],
+    },
+    Scenario {
+        name: "shards, mappings, pinned",
+        layout: Layout::shards(64 << 10),
+        access: Access::Mapped,
+        forget: false,
+        options: &["--pin", "all"],
+    },
+    Scenario {
+        name: "whole files, plain reads, tags remembered from mount to mount",
+        layout: Layout::FILES,
+        access: Access::Plain,
+        forget: true,
+        options: &["--state", STATE, "--memory", "1M"],
+    },
 ];
+
+/// Stands for a directory of the run's own.
+const STATE: &str = "STATE";
 
 /// What happened in a run.
 #[derive(Debug, Default)]
@@ -204,7 +228,13 @@ impl Arena {
                 if let Some(fault) = fault {
                     command.env("MODELFS_PLANTED_FAULT", fault);
                 }
-                let mounted = match Mounted::start(command, &self.model, self.scenario.options) {
+                let state = self.model.dir().join("state");
+                let options = self.scenario.options.iter().map(|&option| match option {
+                    STATE => state.to_str().expect("test paths are text"),
+                    option => option,
+                });
+                let options: Vec<_> = options.collect();
+                let mounted = match Mounted::start(command, &self.model, &options) {
                     Ok(mounted) => mounted,
                     Err(outcome) => {
                         self.report

@@ -10,6 +10,7 @@
 
 mod handed_over;
 mod life;
+mod memory;
 mod names;
 mod ordinary_user;
 mod policy;

@@ -1,7 +1,7 @@
 //! One certificate, with everything that must hold of it wherever in a path it stands.
 //!
 //! A [`Certificate`] is X.509 version 3, has a serial number, one algorithm, known critical extensions, each
-//! once, no constraints that we do not evaluate, and a key that we use. Whether it may stand where it
+//! once, no policies that we do not evaluate, and a key that we use. Whether it may stand where it
 //! stands (as a leaf, an issuer, a root, at this time) is asked of it by the path validator.
 
 use std::collections::HashSet;
@@ -18,7 +18,12 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Version;
 
 use crate::digest::sha256;
+use crate::trust::chain::Shown;
 use crate::trust::chain::beginning;
+use crate::trust::chain::constraints::Forbidden;
+use crate::trust::chain::constraints::JudgedName;
+use crate::trust::chain::constraints::MAX_NAME_COMPARISONS;
+use crate::trust::chain::constraints::NameConstraints;
 use crate::trust::chain::der;
 use crate::trust::chain::name::AlternativeName;
 use crate::trust::chain::name::Name;
@@ -53,6 +58,9 @@ pub(super) struct Certificate {
     subject_key_id: Option<Vec<u8>>,
     authority_key_id: Option<Vec<u8>>,
     critical_alternative_names: bool,
+    /// Its subject and its alternative names, for the constraints of those above it.
+    names: Vec<JudgedName>,
+    name_constraints: Option<NameConstraints>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +78,19 @@ struct Usage {
 
 #[derive(Clone, Copy, Debug)]
 struct Purposes {
+    critical: bool,
     code_signing: bool,
+    time_stamping: bool,
     any: bool,
+    /// How many it lists.
+    count: usize,
+}
+
+/// What a leaf's key is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    CodeSigning,
+    TimeStamping,
 }
 
 impl Certificate {
@@ -123,6 +142,8 @@ impl Certificate {
             subject_key_id: None,
             authority_key_id: None,
             critical_alternative_names: false,
+            names: JudgedName::of_subject(&tbs.subject),
+            name_constraints: None,
         };
         let mut seen = HashSet::new();
         for extension in tbs.extensions() {
@@ -151,6 +172,7 @@ impl Certificate {
             ParsedExtension::ExtendedKeyUsage(_) => der::is_identifiers(extension.value),
             ParsedExtension::SubjectAlternativeName(_) => der::is_alternative_names(extension.value),
             ParsedExtension::KeyUsage(_) => der::is_named_bits(extension.value),
+            ParsedExtension::NameConstraints(_) => der::is_name_constraints(extension.value),
             _ => true,
         };
         if !whole {
@@ -169,11 +191,20 @@ impl Certificate {
                 });
             }
             ParsedExtension::KeyUsage(usage) => self.key_usage = Some(Usage::of(usage)),
-            ParsedExtension::ExtendedKeyUsage(purposes) => self.purposes = Some(Purposes::of(purposes)),
+            ParsedExtension::ExtendedKeyUsage(purposes) => {
+                self.purposes = Some(Purposes::of(purposes, critical))
+            }
             ParsedExtension::SubjectAlternativeName(names) => {
-                let names: Option<Vec<_>> = names.general_names.iter().map(AlternativeName::of).collect();
+                let names = &names.general_names;
+                let judged: Option<Vec<_>> = names.iter().map(JudgedName::of_alternative).collect();
+                self.names.extend(judged.ok_or_else(unreadable)?);
+                let names: Option<Vec<_>> = names.iter().map(AlternativeName::of).collect();
                 self.alternative_names = names.filter(|names| !names.is_empty()).ok_or_else(unreadable)?;
                 self.critical_alternative_names = critical;
+            }
+            // RFC 5280, 4.2.1.10: it must be critical.
+            ParsedExtension::NameConstraints(constraints) if critical => {
+                self.name_constraints = Some(NameConstraints::of(constraints).ok_or(Flaw::NameConstraints)?);
             }
             ParsedExtension::NameConstraints(_) => return Err(Flaw::NameConstraints),
             ParsedExtension::PolicyConstraints(_)
@@ -218,16 +249,28 @@ impl Certificate {
         issuer.key.verify(self.algorithm, &self.tbs, &self.signature)
     }
 
-    /// Checks that it may sign models.
-    pub(super) fn check_leaf(&self, at: UnixTime) -> Result<(), Flaw> {
+    /// Checks that it may sign models, or times.
+    pub(super) fn check_leaf(&self, at: UnixTime, purpose: Purpose) -> Result<(), Flaw> {
         self.check_validity(at)?;
         match (self.key_usage, self.purposes) {
             (None, None) => return Err(Flaw::NoPurpose),
             (Some(usage), _) if !usage.digital_signature => return Err(Flaw::NoDigitalSignature),
             // RFC 5280, 4.2.1.12: both must allow what is done with the key. "Any" would let a
             // certificate for a web server sign a model.
-            (_, Some(purposes)) if !purposes.code_signing || purposes.any => {
+            (_, Some(purposes))
+                if purpose == Purpose::CodeSigning && (!purposes.code_signing || purposes.any) =>
+            {
                 return Err(Flaw::NotForCodeSigning);
+            }
+            // RFC 3161, 2.3: this purpose, no other, and critical.
+            (_, purposes) if purpose == Purpose::TimeStamping => {
+                let purposes = purposes.ok_or(Flaw::NotForTimeStamping)?;
+                if !purposes.time_stamping || purposes.count != 1 {
+                    return Err(Flaw::NotForTimeStamping);
+                }
+                if !purposes.critical {
+                    return Err(Flaw::TimeStampingNotCritical);
+                }
             }
             _ => {}
         }
@@ -239,6 +282,10 @@ impl Certificate {
             // RFC 5280, 4.2.1.9.
             Some(usage) if usage.key_cert_sign && !ca => return Err(Flaw::CertSignWithoutCa),
             _ => {}
+        }
+        // RFC 5280, 4.2.1.10: only an authority has them, and this one signs a model.
+        if self.name_constraints.is_some() {
+            return Err(Flaw::NameConstraints);
         }
         // RFC 5280, 4.1.2.6: without a subject the names are all there is, so they must not be skippable.
         if self.subject.is_empty() && !self.critical_alternative_names {
@@ -274,6 +321,27 @@ impl Certificate {
         Ok(())
     }
 
+    /// Checks that it may vouch for the names of all certificates beneath it, the leaf's first.
+    pub(super) fn check_names(&self, beneath: &[&Self]) -> Result<(), Flaw> {
+        let Some(constraints) = &self.name_constraints else {
+            return Ok(());
+        };
+        let mut comparisons_left = MAX_NAME_COMPARISONS;
+        for (index, certificate) in beneath.iter().enumerate() {
+            // RFC 5280, 6.1.3 (b): a self-issued one is only a new key of its issuer, unless it is the leaf.
+            if index > 0 && certificate.is_self_issued() {
+                continue;
+            }
+            constraints
+                .check(certificate.names.iter(), &mut comparisons_left)
+                .map_err(|forbidden| match forbidden {
+                    Forbidden::Name(name) => Flaw::ForbiddenName { name },
+                    Forbidden::TooMany => Flaw::TooManyNames,
+                })?;
+        }
+        Ok(())
+    }
+
     /// Checks what holds of every certificate that another one issued.
     pub(super) fn check_issued(&self) -> Result<(), Flaw> {
         match self.authority_key_id {
@@ -283,10 +351,15 @@ impl Certificate {
     }
 
     /// Checks what holds of an intermediate beyond being an issuer.
-    pub(super) fn check_intermediate(&self) -> Result<(), Flaw> {
+    pub(super) fn check_intermediate(&self, purpose: Purpose) -> Result<(), Flaw> {
         self.check_issued()?;
-        match self.purposes {
-            Some(purposes) if !purposes.code_signing && !purposes.any => Err(Flaw::NotForCodeSigning),
+        match (self.purposes, purpose) {
+            (None, _) => Ok(()),
+            (Some(purposes), _) if purposes.any => Ok(()),
+            (Some(purposes), Purpose::CodeSigning) if !purposes.code_signing => Err(Flaw::NotForCodeSigning),
+            (Some(purposes), Purpose::TimeStamping) if !purposes.time_stamping => {
+                Err(Flaw::NotForTimeStamping)
+            }
             _ => Ok(()),
         }
     }
@@ -329,10 +402,22 @@ impl Usage {
 }
 
 impl Purposes {
-    fn of(purposes: &ExtendedKeyUsage<'_>) -> Self {
+    fn of(purposes: &ExtendedKeyUsage<'_>, critical: bool) -> Self {
+        let known = [
+            purposes.any,
+            purposes.server_auth,
+            purposes.client_auth,
+            purposes.code_signing,
+            purposes.email_protection,
+            purposes.time_stamping,
+            purposes.ocsp_signing,
+        ];
         Self {
+            critical,
             code_signing: purposes.code_signing,
+            time_stamping: purposes.time_stamping,
             any: purposes.any,
+            count: known.iter().filter(|listed| **listed).count() + purposes.other.len(),
         }
     }
 }
@@ -393,8 +478,15 @@ pub enum Flaw {
         /// The extension's object identifier.
         oid: String,
     },
-    /// It constrains names, which is not evaluated.
+    /// It has name constraints and is the signer's, or they are malformed or not critical.
     NameConstraints,
+    /// Its name constraints forbid a name beneath it.
+    ForbiddenName {
+        /// The name.
+        name: String,
+    },
+    /// There are too many names beneath it to hold against its name constraints.
+    TooManyNames,
     /// It constrains policies, which is not evaluated.
     PolicyConstraints,
     /// Its time has not come.
@@ -417,6 +509,10 @@ pub enum Flaw {
     NoDigitalSignature,
     /// Its extended key usage is not codeSigning.
     NotForCodeSigning,
+    /// Its extended key usage is not timeStamping alone.
+    NotForTimeStamping,
+    /// Its extended key usage timeStamping may be overlooked.
+    TimeStampingNotCritical,
     /// It is an authority, and its key usage does not say that it signs anything but certificates.
     AuthorityAsLeaf,
     /// It may sign certificates and is no authority.
@@ -477,13 +573,29 @@ impl fmt::Display for Flaw {
                     Number(oid)
                 )
             }
-            Self::NameConstraints => write!(f, "has name constraints, which are not supported"),
+            Self::NameConstraints => write!(
+                f,
+                "has name constraints that are malformed, not critical or not an authority's"
+            ),
+            Self::ForbiddenName { name } => write!(
+                f,
+                "has name constraints that do not allow {} beneath it",
+                Shown(name)
+            ),
+            Self::TooManyNames => write!(
+                f,
+                "has more name constraints, or names beneath it, than can be compared (limit {MAX_NAME_COMPARISONS})"
+            ),
             Self::PolicyConstraints => write!(f, "has policy constraints, which are not supported"),
             Self::NotYetValid { from, at } => write!(f, "is valid from {from}, and the time is {at}"),
             Self::Expired { until, at } => write!(f, "expired at {until}, and the time is {at}"),
             Self::NoPurpose => write!(f, "has neither key usage nor extended key usage"),
             Self::NoDigitalSignature => write!(f, "has a key usage without digitalSignature"),
             Self::NotForCodeSigning => write!(f, "has an extended key usage other than codeSigning"),
+            Self::NotForTimeStamping => write!(f, "has an extended key usage other than timeStamping alone"),
+            Self::TimeStampingNotCritical => {
+                write!(f, "has an extended key usage timeStamping that is not critical")
+            }
             Self::AuthorityAsLeaf => {
                 write!(f, "is an authority whose key usage does not let it sign a model")
             }

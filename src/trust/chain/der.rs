@@ -113,6 +113,23 @@ pub(super) fn is_alternative_names(der: &[u8]) -> bool {
     })
 }
 
+/// Whether a value is name constraints of at least one subtree, each of which is a name and nothing besides: the
+/// distances that X.509 allows beside it must not be there (RFC 5280, 4.2.1.10).
+pub(super) fn is_name_constraints(der: &[u8]) -> bool {
+    let is_subtree = |element: Option<Element<'_>>| {
+        element
+            .filter(|element| element.tag == SEQUENCE)
+            .is_some_and(|element| fields(element, &[one(ANY)]).is_some())
+    };
+    let is_list = |list: Element<'_>| !list.content.is_empty() && Elements(list.content).all(is_subtree);
+    only(der, SEQUENCE)
+        .and_then(|value| fields(value, &[maybe(context(0)), maybe(context(1))]))
+        .is_some_and(|lists| {
+            let mut lists = lists.into_iter().flatten().peekable();
+            lists.peek().is_some() && lists.all(is_list)
+        })
+}
+
 /// Whether a value is a list of named bits: zero bits at its end are left out (X.690, 11.2.2).
 pub(super) fn is_named_bits(der: &[u8]) -> bool {
     only(der, BIT_STRING).is_some_and(|value| match value.content {

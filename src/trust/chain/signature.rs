@@ -158,6 +158,9 @@ fn significant_bits(big_endian: &[u8]) -> usize {
 }
 
 #[cfg(test)]
+mod wycheproof;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use aws_lc_rs::rand::SystemRandom;
@@ -185,10 +188,10 @@ mod tests {
     const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
     const PSS: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a";
     const MGF1: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x08";
-    const SHA1: &[u8] = b"\x06\x05\x2b\x0e\x03\x02\x1a";
-    const SHA256: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01";
-    const SHA384: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02";
-    const SHA512: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03";
+    pub(super) const SHA1: &[u8] = b"\x06\x05\x2b\x0e\x03\x02\x1a";
+    pub(super) const SHA256: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01";
+    pub(super) const SHA384: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02";
+    pub(super) const SHA512: &[u8] = b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03";
 
     fn algorithm(parts: &[&[u8]]) -> Result<SignatureAlgorithm, Flaw> {
         let text = der(SEQUENCE, parts);
@@ -197,7 +200,7 @@ mod tests {
         SignatureAlgorithm::of(&identifier)
     }
 
-    fn pss_with(hash: &[u8], mask_hash: &[u8], salt: u8) -> Result<SignatureAlgorithm, Flaw> {
+    pub(super) fn pss_with(hash: &[u8], mask_hash: &[u8], salt: u8) -> Result<SignatureAlgorithm, Flaw> {
         let hash = der(SEQUENCE, &[hash, NULL]);
         let mask = der(SEQUENCE, &[MGF1, &der(SEQUENCE, &[mask_hash, NULL])]);
         let salt = der(INTEGER, &[&[salt]]);

@@ -175,7 +175,7 @@ fn a_leaf_has_one_thing_wrong() {
         (
             "name constraints",
             edited(signer("leaf"), |p| {
-                let content = b"\x30\x0d\xa0\x0b\x30\x09\x82\x07\x61\x2e\x62\x2e\x63\x2e\x64";
+                let content = b"\x30\x0d\xa0\x0b\x30\x09\x82\x07.b.c.de";
                 p.custom_extensions = vec![extension(&[2, 5, 29, 30], true, content)];
             }),
             Flaw::NameConstraints,
@@ -457,9 +457,9 @@ fn an_issuer_has_one_thing_wrong() {
             },
         ),
         (
-            "name constraints",
+            "malformed name constraints",
             middle(|p| {
-                let content = b"\x30\x0d\xa0\x0b\x30\x09\x82\x07\x61\x2e\x62\x2e\x63\x2e\x64";
+                let content = b"\x30\x0d\xa0\x0b\x30\x09\x82\x07.b.c.de";
                 p.custom_extensions = vec![extension(&[2, 5, 29, 30], true, content)];
             }),
             Flaw::NameConstraints,

@@ -1,0 +1,276 @@
+//! First passes: resources are fetched, hashed, and settled.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use super::MAX_FINDINGS;
+use crate::digest::Digest;
+use crate::source::SourceError;
+use crate::verify::chunk::Fetched;
+use crate::verify::chunk::FirstPass;
+use crate::verify::chunk::Tags;
+use crate::verify::chunk::VerifiedBlock;
+use crate::verify::file::ResourceState;
+use crate::verify::file::State;
+use crate::verify::file::VerifiedFile;
+use crate::verify::flight::Flight;
+use crate::verify::flight::Work;
+use crate::verify::memory::Claim;
+use crate::verify::refusal::Finding;
+use crate::verify::workers::FetchTask;
+use crate::verify::workers::Job;
+use crate::verify::workers::Slot;
+
+impl Engine {
+    /// Marks resources for flights of a bearable length.
+    pub(super) fn mark(&self, file: &Arc<VerifiedFile>, run: Range<usize>, claim: Claim) -> Vec<Arc<Flight>> {
+        let mut flights = Vec::new();
+        let mut rest = run;
+        while !rest.is_empty() {
+            let first = file.range(rest.start).unwrap_or(0..0);
+            let each = (first.end - first.start).max(1);
+            let count = usize::try_from(FLIGHT_BYTES / each).unwrap_or(1).max(1);
+            let end = rest.start.saturating_add(count).min(rest.end);
+            let marked = file.mark(rest.start..end);
+            if !marked.is_empty() {
+                flights.push(Flight::new(Arc::clone(file), marked, claim));
+            }
+            rest.start = end;
+        }
+        flights
+    }
+
+    pub(super) fn start_flight(&self, flight: &Arc<Flight>) {
+        if flight.is_empty() {
+            self.board.offer(Arc::clone(flight));
+            self.help();
+        } else {
+            self.feed(flight);
+        }
+    }
+
+    /// Sees to it that enough threads fetch for a flight.
+    pub(super) fn feed(&self, flight: &Arc<Flight>) {
+        for _ in 0..flight.recruit() {
+            let task = FetchTask::new(flight);
+            self.workers.submit(Job::fetch(task), &self.runner);
+        }
+    }
+
+    /// Fetches blocks of a flight until there is none to fetch now, or something to hash and nobody to do it.
+    pub(super) fn fetch(&self, task: FetchTask, slot: &Slot) {
+        let flight = Arc::clone(task.flight());
+        let fetched = self.fetch_blocks(&flight, slot);
+        drop(task);
+        match fetched {
+            Ok(()) => self.feed(&flight),
+            Err(e) => flight.fail(self.source_error(e)),
+        }
+    }
+
+    fn fetch_blocks(&self, flight: &Arc<Flight>, slot: &Slot) -> Result<(), SourceError> {
+        if flight.is_idle() && self.board.backlog() > MAX_BACKLOG {
+            self.starved.lock().push_back(Arc::clone(flight));
+            return Ok(());
+        }
+        let file = &flight.file;
+        let mut reader = None;
+        loop {
+            let claimed = flight
+                .claim(&self.memory)
+                .map_err(|e| SourceError::at(file.path(), e))?;
+            let Some(mut fetch) = claimed else { return Ok(()) };
+            let reader = match &mut reader {
+                Some(reader) => reader,
+                None => reader.insert(self.reader(file, slot)?),
+            };
+            let room = fetch
+                .buffer
+                .bytes_mut()
+                .get_mut(..fetch.bytes)
+                .unwrap_or_default();
+            let filled = reader.read_pages(room, fetch.base)?;
+            if flight.deposit(fetch, filled) {
+                self.board.offer(Arc::clone(flight));
+            }
+            if self.board.wants_help() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hashes what lies ready, unless enough threads do.
+    pub(super) fn help(&self) {
+        while let Some(member) = self.board.join() {
+            loop {
+                let flights = member.next();
+                if flights.is_empty() {
+                    break;
+                }
+                self.hash(flights);
+                let starved = self.starved.lock().pop_front();
+                if let Some(flight) = starved {
+                    self.feed(&flight);
+                }
+            }
+        }
+    }
+
+    /// Hashes what lies ready of some flights, side by side, and settles the resources that are complete.
+    fn hash(&self, flights: Vec<Arc<Flight>>) {
+        let most = if flights.len() > 1 { 1 } else { MAX_BLOCKS };
+        let mut works: Vec<Work> = flights.iter().filter_map(|flight| flight.take(most)).collect();
+        for work in &works {
+            // There is room for more now; it comes while this is hashed.
+            self.feed(&work.flight);
+        }
+        let mut runs: Vec<Vec<Running>> = works.iter_mut().map(|work| self.begin(work)).collect();
+        FirstPass::take(
+            &self.key,
+            runs.iter_mut()
+                .flatten()
+                .map(|run| (&mut run.pass, std::mem::take(&mut run.parts)))
+                .collect(),
+        );
+        for work in &mut works {
+            // The passes have taken what they need.
+            work.parts.clear();
+        }
+        for (mut work, runs) in works.into_iter().zip(runs) {
+            let flight = work.flight;
+            for run in runs {
+                match run.ends {
+                    false => work.passes.begun = Some(run.pass),
+                    true => {
+                        work.passes.next = run.index + 1;
+                        let outcome = run.pass.finish(&run.signed);
+                        self.settle(&flight, run.index, outcome.map_err(Some));
+                    }
+                }
+            }
+            if work.cut.is_some() {
+                for index in work.passes.next..flight.resources.end {
+                    self.settle(&flight, index, Err(None));
+                }
+                work.passes.next = flight.resources.end;
+            }
+            if flight.give_back(work.passes) {
+                self.board.offer(Arc::clone(&flight));
+            }
+            self.feed(&flight);
+            if flight.file.is_whole() && flight.is_idle() {
+                self.follow_on();
+                if flight.file.state() == State::Verified {
+                    self.remember(&flight.file);
+                }
+            }
+        }
+    }
+
+    /// The passes that the parts of a piece of work belong to.
+    fn begin(&self, work: &mut Work) -> Vec<Running> {
+        let file = &work.flight.file;
+        let mut runs = Vec::new();
+        let mut index = work.passes.next;
+        let have_to = work.cut.unwrap_or(work.passes.hashed_to);
+        while index < work.flight.resources.end
+            && let (Some(range), Some(signed)) = (file.range(index), file.digest(index))
+            && (range.start < have_to || range.is_empty())
+            && (work.cut.is_none() || range.end <= have_to)
+        {
+            let begun = work.passes.begun.take();
+            let parts: Vec<_> = work
+                .parts
+                .iter()
+                .map(|part| part.part(&range))
+                .filter(|part| !part.range().is_empty())
+                .collect();
+            let bytes: u64 = parts
+                .iter()
+                .map(|part| part.range().end - part.range().start)
+                .sum();
+            self.totals.hashed_bytes.fetch_add(bytes, Ordering::Relaxed);
+            runs.push(Running {
+                index,
+                signed,
+                pass: begun.unwrap_or_else(|| FirstPass::new(&self.key, &signed, self.options.keep_tags)),
+                parts,
+                ends: range.end <= have_to,
+            });
+            index += 1;
+        }
+        runs
+    }
+
+    /// Ends the verification of one resource: with what matched, or with the digest that was found, if the source had
+    /// all of it. Those who wait hear of it.
+    fn settle(
+        &self,
+        flight: &Flight,
+        index: usize,
+        outcome: Result<(Tags, Vec<VerifiedBlock>), Option<Digest>>,
+    ) {
+        let file = &flight.file;
+        let filling = flight.filling.as_ref();
+        let (Some(range), Some(signed)) = (file.range(index), file.digest(index)) else {
+            return;
+        };
+        match outcome {
+            Ok((tags, kept)) => {
+                let bytes = range.end - range.start;
+                self.totals.verified_bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.totals.verified_resources.fetch_add(1, Ordering::Relaxed);
+                for block in kept {
+                    match filling {
+                        Some(filling) if block.is_pinned() => filling.accept(block),
+                        _ => self.memory.hold(Arc::new(block)),
+                    }
+                }
+                for job in file.settle(index, ResourceState::Verified(tags)) {
+                    self.workers.submit(job, &self.runner);
+                }
+            }
+            Err(found) => {
+                let finding = Finding {
+                    path: file.path().clone(),
+                    range,
+                    signed,
+                    found,
+                };
+                log::error!("{finding}; it is refused until the model is mounted anew");
+                self.totals.rejected_resources.fetch_add(1, Ordering::Relaxed);
+                let mut findings = self.findings.lock();
+                if findings.len() < MAX_FINDINGS {
+                    findings.push(finding);
+                }
+                drop(findings);
+                for job in file.settle(index, ResourceState::Rejected) {
+                    // A check goes on with the others.
+                    self.workers.submit(job, &self.runner);
+                }
+            }
+        }
+    }
+}
+
+/// A pass that gets more bytes.
+struct Running {
+    index: usize,
+    signed: Digest,
+    pass: FirstPass,
+    parts: Vec<Fetched>,
+    /// Whether these are its last.
+    ends: bool,
+}
+
+/// Bytes of small resources that one flight covers. Bigger: more of them are hashed side by side; smaller: more cores
+/// share them.
+pub(super) const FLIGHT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Blocks that are hashed in one go, at most. Fewer: too few small resources side by side for the widest lanes.
+const MAX_BLOCKS: usize = 8;
+
+/// Flights that may wait to be hashed before others do not even begin to be fetched.
+const MAX_BACKLOG: usize = 64;
