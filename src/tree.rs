@@ -36,6 +36,9 @@ type Index = u32;
 /// Most nodes, directories included, that a tree may have: inodes and indices are 32 bits wide.
 const MAX_NODES: usize = 1 << 31;
 
+/// Files smaller than this many bytes have no place in the order of loading: a model may have a million of them.
+const MIN_ORDERED_BYTES: u64 = 1024 * 1024;
+
 /// A model that can be served.
 #[derive(Debug)]
 pub struct ModelTree {
@@ -282,9 +285,10 @@ impl ModelTree {
         self.source.path()
     }
 
-    /// The files in the order in which frameworks read them.
+    /// The files in the order in which frameworks read them, without those that are read before it could matter.
     fn in_loading_order(&self) -> Vec<Arc<VerifiedFile>> {
-        let mut files = self.files.clone();
+        let large = |file: &&Arc<VerifiedFile>| file.size() >= MIN_ORDERED_BYTES;
+        let mut files: Vec<_> = self.files.iter().filter(large).cloned().collect();
         files.sort_by(|a, b| loading_order(a.path().as_str(), b.path().as_str()));
         files
     }
