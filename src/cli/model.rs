@@ -52,7 +52,6 @@ pub(super) fn open(
     trust: &TrustArgs,
     tree: &TreeArgs,
 ) -> Result<Opened, Failure> {
-    anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
     let bundle = BundleFile::read(bundle, Some(place.path()))?;
     let anchors = anchors::load(trust, &place)?;

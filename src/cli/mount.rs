@@ -293,13 +293,17 @@ fn serve(
     }
     let about = fs.tree().model();
     ::log::info!(
-        "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
+        "mounted {} on {}, {}, signed by {} at {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
         model::size_of(fs.tree()),
         about.signer,
+        about.signed_at,
         HEXLOWER.encode(&about.identity)
     );
+    if let Some(stale) = anchors::staleness(&about.signer) {
+        ::log::warn!("the trusted root {stale}");
+    }
     let engine = Arc::clone(fs.tree().engine());
     if let Some(manager) = manager {
         manager.serving(&fs, session.pulse());
@@ -338,6 +342,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
         "model": tree.source_path().to_string_lossy(),
         "mountpoint": mountpoint.to_string_lossy(),
         "signer": about.signer.to_string(),
+        "signed_at": about.signed_at.to_string(),
         "identity": HEXLOWER.encode(&about.identity),
         "files": tree.files().len(),
         "bytes": about.total_bytes,
@@ -460,6 +465,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         ("model", safe(&report.model)),
         // The signer's line and a problem's texts come from a server that has escaped them.
         ("signed by", plain(&report.signer)),
+        ("signed at", plain(&report.signed_at)),
         ("identity", format!("sha256:{}", safe(&report.identity))),
         (
             "files",
