@@ -21,6 +21,7 @@ use sd_notify::NotifyState;
 use serde_json::Value;
 use serde_json::json;
 
+use super::anchors;
 use super::args::AttachArgs;
 use super::args::MountArgs;
 use super::args::PinWhich;
