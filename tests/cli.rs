@@ -262,7 +262,7 @@ fn help_lists_what_there_is_and_nothing_else() {
         .collect();
     assert_eq!(
         listed,
-        ["mount", "unmount", "verify", "inspect", "status", "help"]
+        ["mount", "unmount", "verify", "inspect", "status", "warm", "help"]
     );
     assert!(
         help.out.contains("5  content differs from its signed digest"),
