@@ -163,7 +163,7 @@ pub(super) struct TrustArgs {
     /// Who must vouch for the identity: the issuer's URL, exactly.
     #[arg(long, alias = "identity_provider", value_name = "URL", requires = "identity")]
     pub(super) identity_provider: Option<String>,
-    /// The Sigstore instance's keys: a trusted_root.json, or the word `production` for the public instance's.
+    /// The keys of the Sigstore instance: a trusted_root.json, or the word `production` for the public one.
     #[arg(long, alias = "trusted_root", value_name = "FILE", requires = "identity")]
     pub(super) trusted_root: Option<PathBuf>,
     /// Take the word of time-stamping authorities under this root (PEM) for when a key or a certificate signed: then

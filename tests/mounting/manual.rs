@@ -79,11 +79,16 @@ fn the_pages_are_roff_that_man_takes_without_a_warning() {
             .arg(dir.path().join(name)));
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{name}");
         assert!(outcome.stdout.contains("SEE ALSO"), "{name}");
+        // Two asterisks before a letter are emphasis that nobody translated; elsewhere they are a scope's.
+        let is_emphasis = |line: &str| {
+            line.match_indices("**")
+                .any(|(at, mark)| line[at + mark.len()..].starts_with(char::is_alphabetic))
+        };
         for mark in ["\\-", "\\fB", "**", "`"] {
             let lines: Vec<&str> = outcome
                 .stdout
                 .lines()
-                .filter(|line| line.contains(mark))
+                .filter(|line| line.contains(mark) && (mark != "**" || is_emphasis(line)))
                 .collect();
             assert!(lines.is_empty(), "{name}: {mark}: {lines:?}");
         }
