@@ -15,6 +15,7 @@ mod log;
 mod model;
 mod mount;
 mod verify;
+mod warm;
 
 use std::ffi::OsString;
 use std::io;
@@ -74,6 +75,7 @@ fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<ExitCode, Failur
         Command::Verify(args) => verify::run(&args, json)?,
         Command::Inspect(args) => inspect::run(&args, json)?,
         Command::Status { mountpoint } => mount::status(mountpoint.as_deref(), json)?,
+        Command::Warm { mountpoint, paths } => warm::run(&mountpoint, &paths, json)?,
     };
     print(&text);
     Ok(Exit::Done.into())

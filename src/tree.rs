@@ -14,6 +14,7 @@ use crate::source::ModelDir;
 use crate::source::Traffic;
 use crate::source::What;
 use crate::trust::Signer;
+use crate::trust::SigningTime;
 use crate::trust::TrustedManifest;
 use crate::verify::Engine;
 use crate::verify::State;
@@ -56,6 +57,8 @@ pub struct Model {
     pub subject: String,
     /// Who signed it.
     pub signer: Signer,
+    /// When, as far as that is proven.
+    pub signed_at: SigningTime,
     /// The paths that the signer left out.
     pub ignore_paths: Vec<ModelPath>,
     /// Whether files without bytes may be unsigned (OMS 6.3.2: shards leave them out).
@@ -171,6 +174,7 @@ impl ModelTree {
             identity: *manifest.identity(),
             subject: manifest.subject().to_owned(),
             signer: trusted.signer().clone(),
+            signed_at: trusted.signed_at().clone(),
             ignore_paths: manifest.ignore_paths().to_vec(),
             is_sharded: manifest.shard_size().is_some(),
             total_bytes: 0,

@@ -40,7 +40,6 @@ pub(super) fn bind(
     options: Options,
     state: Option<&Path>,
 ) -> Result<Binding, Failure> {
-    anchors::refuse_keyless(trust)?;
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
     let bundle = BundleFile::read(bundle, Some(place.path()))?;
     let trusted = anchors::verify(trust, &bundle, &place)?;
@@ -259,18 +258,23 @@ pub(super) fn bytes(count: u64) -> String {
 
 /// Progress of a whole-tree check on standard error, when that is a terminal.
 pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
-    let bar = indicatif::ProgressBar::new(tree.model().total_bytes);
-    if let Ok(style) = indicatif::ProgressStyle::with_template(
-        "verifying {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-    ) {
-        bar.set_style(style);
-    }
+    let bar = progress("verifying", tree.model().total_bytes);
     let problems = tree.verify_all(Haste::Some, &|done, total| {
         bar.set_length(total);
         bar.set_position(done.min(total));
     });
     bar.finish_and_clear();
     problems
+}
+
+/// A bar on standard error for so many bytes, which shows itself only on a terminal.
+pub(super) fn progress(doing: &str, total: u64) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(total);
+    let template = format!("{doing} {{bar:30}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}");
+    if let Ok(style) = indicatif::ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 #[cfg(test)]

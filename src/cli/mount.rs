@@ -113,7 +113,6 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 
 /// All checks that come before the mount: what is wrong now is refused now.
 fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
-    anchors::refuse_keyless(&args.trust)?;
     let options = Options {
         pin: match args.serve.pin {
             PinWhich::Off => Pin::Off,
@@ -189,13 +188,17 @@ fn serve(
     }
     let about = fs.tree().model();
     ::log::info!(
-        "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
+        "mounted {} on {}, {}, signed by {} at {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
         model::size_of(fs.tree()),
         about.signer,
+        about.signed_at,
         HEXLOWER.encode(&about.identity)
     );
+    if let Some(stale) = anchors::staleness(&about.signer) {
+        ::log::warn!("the trusted root {stale}");
+    }
     let engine = Arc::clone(fs.tree().engine());
     if args.serve.verify == When::Background {
         verify_in_background(fs);
@@ -231,6 +234,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
         "model": tree.source_path().to_string_lossy(),
         "mountpoint": mountpoint.to_string_lossy(),
         "signer": about.signer.to_string(),
+        "signed_at": about.signed_at.to_string(),
         "identity": HEXLOWER.encode(&about.identity),
         "files": tree.files().len(),
         "bytes": about.total_bytes,
@@ -255,7 +259,7 @@ fn verify_in_background(fs: Arc<ModelFs>) {
     }
 }
 
-fn of_mount(error: &MountError) -> Failure {
+pub(super) fn of_mount(error: &MountError) -> Failure {
     Failure::of(Exit::MountFailed, error)
 }
 
@@ -318,6 +322,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         ("model", safe(&report.model)),
         // The signer's line and a problem's texts come from a server that has escaped them.
         ("signed by", plain(&report.signer)),
+        ("signed at", plain(&report.signed_at)),
         ("identity", format!("sha256:{}", safe(&report.identity))),
         (
             "files",

@@ -62,6 +62,7 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         render(&json!({
             "model": tree.source_path().to_string_lossy(),
             "signer": about.signer.to_string(),
+            "signed_at": about.signed_at.to_string(),
             "identity": HEXLOWER.encode(&about.identity),
             "files": tree.files().len(),
             "bytes": about.total_bytes,
@@ -69,10 +70,11 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         }))
     } else {
         format!(
-            "{}: verified, {}, signed by {}\n",
+            "{}: verified, {}, signed by {} at {}\n",
             shown(&args.model),
             model::size_of(&tree),
-            about.signer
+            about.signer,
+            about.signed_at
         )
     })
 }

@@ -27,6 +27,10 @@ pub struct Report {
     pub subject: String,
     /// Who signed it, in one line.
     pub signer: String,
+    /// How: `key`, `certificate` or `sigstore`.
+    pub method: String,
+    /// When it was signed and what proves that, in one line.
+    pub signed_at: String,
     /// SHA-256 of the signed payload, in hexadecimal: which manifest this is.
     pub identity: String,
     /// Numbers of files by state.
@@ -132,6 +136,8 @@ impl Report {
             model: beginning(tree.source_path().to_string_lossy().into_owned()),
             subject: beginning(tree.model().subject.clone()),
             signer: beginning(tree.model().signer.to_string()),
+            method: tree.model().signer.method().to_string(),
+            signed_at: beginning(tree.model().signed_at.to_string()),
             identity: HEXLOWER.encode(&tree.model().identity),
             files: Files {
                 total: u64::try_from(tree.files().len()).unwrap_or(u64::MAX),

@@ -10,14 +10,15 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PATIENCE = 300
 """Seconds after which a program that has not ended is stuck: far more than any of them needs."""
-HANGS = 5
-"""Seconds that a loader gets to end on a changed model, where it is known that it may not."""
+HANGS = 4
+"""Seconds that a loader which may hang gets to end, once it has met the refused bytes."""
 SHARD = 1 << 20
 """Bytes of one shard where a model is signed in shards."""
 
@@ -254,8 +255,8 @@ class Workshop:
             return [os.environ["MODELFS_CANDLE"], str(folder)]
         return [python_of(loader.environment), str(HERE / "programs" / loader.program), str(folder), *loader.arguments]
 
-    def run(self, loader, folder, cache, tracer=(), patience=PATIENCE):
-        """Runs a loader program; gives what became of it. Who has not ended after `patience` seconds is killed."""
+    def run(self, loader, folder, cache, tracer=(), stuck=lambda: False):
+        """Runs a loader program; gives what became of it. It is killed when `stuck` says so, or patience ends."""
         surroundings = {
             "HF_HOME": str(cache),
             "HF_HUB_OFFLINE": "1",
@@ -265,14 +266,21 @@ class Workshop:
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        return subprocess.run(
-            [*tracer, *self.command(loader, folder)],
-            env=os.environ | surroundings,
-            text=True,
-            errors="replace",
-            capture_output=True,
-            timeout=patience,
-        )
+        command = [*tracer, *self.command(loader, folder)]
+        # Into files: a pipe that nobody empties would hold up a loader that says much.
+        with open(self.work / "out", "w+b") as out, open(self.work / "err", "w+b") as err:
+            process = subprocess.Popen(command, env=os.environ | surroundings, stdout=out, stderr=err)
+            ends = time.monotonic() + PATIENCE
+            while process.poll() is None:
+                if stuck() or time.monotonic() > ends:
+                    process.kill()
+                    process.wait()
+                time.sleep(0.02)
+            said = []
+            for file in (out, err):
+                file.seek(0)
+                said.append(file.read().decode(errors="replace"))
+        return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 def loaded(done):

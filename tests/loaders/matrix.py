@@ -56,13 +56,15 @@ def last_words(done, point):
 def run_refused(shop, loader, point, cache, expected, may_hang):
     """Holds that a run on a mount of a changed model gets nothing of the changed file, and that the operator can see why.
     Gives what the user sees."""
-    try:
-        done = shop.run(loader, point, cache, patience=harness.HANGS if may_hang else harness.PATIENCE)
-    except subprocess.TimeoutExpired as stuck:
-        if not may_hang:
-            raise
-        said = (stuck.stdout or b"").decode(errors="replace")
-        done = subprocess.CompletedProcess(stuck.cmd, -signal.SIGKILL, said, (stuck.stderr or b"").decode(errors="replace"))
+    named = []
+
+    def stuck():
+        if may_hang and not named and loader.weights in shop.log.read_text():
+            named.append(time.monotonic())
+        return bool(named) and time.monotonic() - named[0] > harness.HANGS
+
+    done = shop.run(loader, point, cache, stuck=stuck)
+    need(named or done.returncode != -signal.SIGKILL, f"the loader did not end in {harness.PATIENCE} s", done)
     ended = time.monotonic()
     need(done.returncode != 0, f"the loader ended well on a changed {loader.weights}", done)
     strange = set(harness.loaded(done)) - set(expected)

@@ -22,6 +22,7 @@ mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod unreliable_source;
+mod warm;
 
 use support::random::Random;
 use support::signing::Layout;
