@@ -10,11 +10,14 @@ mod background;
 mod bundle;
 mod exit;
 mod failure;
+mod helper;
 mod inspect;
 mod log;
 mod model;
 mod mount;
+mod service;
 mod verify;
+mod warm;
 
 use std::ffi::OsString;
 use std::io;
@@ -23,6 +26,7 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
@@ -31,13 +35,20 @@ use args::Command;
 use exit::Exit;
 use failure::Failure;
 use failure::render;
+use helper::Personality;
 use mount::Half;
 
-/// Runs the command that the arguments, the program's name first, ask for.
+/// The definition of the command line, which manual pages and completions are made from.
+pub fn definition() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs what the arguments, the program's name first, ask for: a command, or what mount(8) wants of a mount helper.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
-    match catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) {
-        Ok(code) => code,
+    let personality = Personality::of(&arguments, &Arguments::command());
+    let exit = match catch_unwind(AssertUnwindSafe(|| dispatch(&arguments, personality))) {
+        Ok(exit) => exit,
         Err(_) => {
             let failure = Failure::new(
                 Exit::Unforeseen,
@@ -45,22 +56,39 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             );
             report(&failure, asks_for_json(&arguments))
         }
+    };
+    ExitCode::from(match personality {
+        Personality::Command => exit.code(),
+        Personality::MountHelper | Personality::FuseProgram => exit.mount_code(),
+    })
+}
+
+fn dispatch(arguments: &[OsString], personality: Personality) -> Exit {
+    if personality == Personality::Command {
+        return command(arguments);
+    }
+    match helper::translate(arguments, personality, &Arguments::command()) {
+        Ok(translated) => {
+            let name = OsString::from("modelfs");
+            command(&[vec![name], translated].concat())
+        }
+        Err(failure) => report(&failure, false),
     }
 }
 
-fn dispatch(arguments: &[OsString]) -> ExitCode {
+fn command(arguments: &[OsString]) -> Exit {
     let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) => return explain(&error, arguments),
     };
     let json = parsed.json;
     match perform(parsed, arguments) {
-        Ok(code) => code,
+        Ok(exit) => exit,
         Err(failure) => report(&failure, json),
     }
 }
 
-fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<ExitCode, Failure> {
+fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<Exit, Failure> {
     let json = parsed.json;
     let text = match parsed.command {
         Command::Mount(args) => {
@@ -74,21 +102,24 @@ fn perform(parsed: Arguments, arguments: &[OsString]) -> Result<ExitCode, Failur
         Command::Verify(args) => verify::run(&args, json)?,
         Command::Inspect(args) => inspect::run(&args, json)?,
         Command::Status { mountpoint } => mount::status(mountpoint.as_deref(), json)?,
+        Command::Privileged(args) => mount::privileged(&args)?,
+        Command::Attach(args) => mount::attach(&args)?,
+        Command::Warm { mountpoint, paths } => warm::run(&mountpoint, &paths, json)?,
     };
     print(&text);
-    Ok(Exit::Done.into())
+    Ok(Exit::Done)
 }
 
 /// What the argument parser says: help and version as they are, the rest as one sentence.
-fn explain(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+fn explain(error: &clap::Error, arguments: &[OsString]) -> Exit {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // Help that nobody reads to the end is no failure.
         let _ = error.print();
-        return Exit::Done.into();
+        return Exit::Done;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
-        return Exit::Usage.into();
+        return Exit::Usage;
     }
     report(&usage(error), asks_for_json(arguments))
 }
@@ -115,13 +146,13 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
 }
 
 /// Says what went wrong, and gives the exit code for it.
-fn report(failure: &Failure, json: bool) -> ExitCode {
+fn report(failure: &Failure, json: bool) -> Exit {
     if json {
         print(&render(&failure.json()));
     } else {
         let _ = writeln!(io::stderr(), "{}", failure.sentence());
     }
-    failure.exit().into()
+    failure.exit()
 }
 
 /// Writes a command's result. A reader that has enough and hangs up is no failure.

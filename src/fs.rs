@@ -20,6 +20,8 @@ use crate::verify::State;
 use crate::verify::VerifiedFile;
 
 mod report;
+pub use report::Confinement;
+pub use report::Reach;
 pub use report::Report;
 
 /// The prefix of the extended attributes that every file has.
@@ -33,6 +35,7 @@ pub const BLOCK_BYTES: u32 = 4096;
 #[derive(Debug)]
 pub struct ModelFs {
     tree: ModelTree,
+    sandbox: Confinement,
 }
 
 /// What an inode is.
@@ -108,7 +111,15 @@ pub struct Totals {
 impl ModelFs {
     /// Serves a tree.
     pub fn new(tree: ModelTree) -> Self {
-        Self { tree }
+        Self {
+            tree,
+            sandbox: Confinement::default(),
+        }
+    }
+
+    /// Has reports say that the process which serves it is confined so far.
+    pub fn in_sandbox(self, sandbox: Confinement) -> Self {
+        Self { sandbox, ..self }
     }
 
     /// The tree behind it.
@@ -283,7 +294,7 @@ impl ModelFs {
 
     /// What `status` shows.
     pub fn report(&self) -> Report {
-        Report::of(&self.tree)
+        Report::of(&self.tree, &self.sandbox)
     }
 
     fn node(&self, inode: u64) -> Result<&Node, Error> {

@@ -4,9 +4,10 @@
 //! signal makes it unmount itself. A daemon that dies leaves a mount that answers ENOTCONN, never an empty
 //! directory.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -30,21 +31,31 @@ use crate::sys;
 use crate::verify::Offer;
 
 mod attach;
+mod error;
 mod handed;
+pub mod privileged;
+pub mod sandbox;
 mod table;
 
+use privileged::Asked;
+use privileged::Helper;
+use privileged::Stopped;
+use sandbox::Sandbox;
 use table::Entry;
 use table::Table;
 
+pub use attach::escape_option;
+pub use error::MountError;
+pub use error::Problem;
 pub use handed::HandedOver;
 pub use table::mounted;
 
 /// The file system type that the mount table shows.
 pub const TYPE: &str = "fuse.modelfs";
 
-/// Threads that take requests from the kernel. They only decode and hand over, so two keep up; a third
-/// would wait for the same device.
-const KERNEL_THREADS: usize = 2;
+/// Threads that take requests from the kernel, at least and at most. They decode, hand over, and copy out what is at hand;
+/// beyond these, copying is limited by the memory.
+const KERNEL_THREADS: RangeInclusive<usize> = 2..=8;
 
 /// How a model is mounted.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +66,8 @@ pub struct MountOptions {
     pub allow_exec: bool,
     /// What the mount table shows as the source.
     pub source_name: PathBuf,
+    /// How far the kernel reads ahead, in KiB; its own default when absent. Root alone can set it.
+    pub read_ahead_kib: Option<u32>,
 }
 
 /// A mount that is being served.
@@ -65,18 +78,20 @@ pub struct Session {
     signals: Signals,
 }
 
-/// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the
-/// names on its way.
-#[derive(Clone, Debug)]
-struct Mounted {
-    path: PathBuf,
-    entry: Option<Entry>,
+/// How a mount comes about.
+#[derive(Debug)]
+pub enum Attachment {
+    /// The privileged part makes it.
+    Ours(Arc<Helper>),
+    /// Somebody else has made it. Who may read is for the kernel to say, by the options of that mount.
+    Theirs(HandedOver),
 }
 
 /// Whose the mount is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Standing {
-    Ours(Mounted),
+    /// Ours, here; the privileged part takes it away.
+    Ours(PathBuf, Arc<Helper>),
     /// Somebody else made it and will take it away; this is what they called it.
     Theirs(PathBuf),
 }
@@ -92,74 +107,62 @@ enum Event {
 }
 
 impl Session {
-    /// Mounts, and returns when the kernel has been answered: serving has begun.
+    /// Mounts, or takes a mount over, and returns when the kernel has been answered: serving has begun. That the
+    /// process confined itself, or was told not to, has come before.
     ///
     /// # Errors
-    /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then.
-    pub fn start(fs: Arc<ModelFs>, mountpoint: &Path, options: &MountOptions) -> Result<Self, MountError> {
-        let place = prepare(mountpoint)?;
-        let failed = |error| MountError::Session {
-            mountpoint: place.path.clone(),
-            error,
-        };
-        make_ready();
-        let signals = catch_signals().map_err(failed)?;
-        let before = Table::read().map_err(failed)?;
-        let device = attach::attach(&place, options)?;
-        let mounted = Mounted {
-            path: place.path.clone(),
-            entry: new_entry(&before, &place.path),
-        };
-        let acl = match options.allow_other {
-            true => fuser::SessionACL::All,
-            false => fuser::SessionACL::Owner,
-        };
-        match converse(fs, device, acl, Queue::PerThread) {
-            Ok(background) => Ok(Self {
-                place: Standing::Ours(mounted),
-                background,
-                signals,
-            }),
-            Err(e) => {
-                if let Err(e) = take_away(&mounted.path, attach::Detach::Lazily) {
-                    log::error!("{}: could not be unmounted again: {e}", mounted.path.display());
+    /// When the mount point cannot be used, or the system does not mount; nothing is left mounted then. When nothing
+    /// is mounted with a device that was handed over, or the kernel does not talk to us.
+    pub fn start(fs: Arc<ModelFs>, attachment: Attachment, _: &Sandbox) -> Result<Self, MountError> {
+        // From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
+        let signals =
+            Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| MountError::Privileged(e.to_string()))?;
+        #[cfg(feature = "planted-faults")]
+        if let Some(file) = fs.tree().files().first() {
+            sandbox::break_out::run_if_planted(&fs.tree().source_path().join(file.path().as_str()));
+        }
+        match attachment {
+            Attachment::Ours(helper) => {
+                let (mountpoint, device) = helper.mount()?;
+                let acl = match helper.options().allow_other {
+                    true => fuser::SessionACL::All,
+                    false => fuser::SessionACL::Owner,
+                };
+                match converse(fs, device, acl, Some(Arc::clone(&helper))) {
+                    Ok(background) => Ok(Self {
+                        place: Standing::Ours(mountpoint, helper),
+                        background,
+                        signals,
+                    }),
+                    Err(error) => {
+                        if let Err(e) = helper.unmount() {
+                            log::error!("{}: could not be unmounted again: {e}", mountpoint.display());
+                        }
+                        Err(MountError::Session { mountpoint, error })
+                    }
                 }
-                Err(failed(e))
+            }
+            Attachment::Theirs(handed) => {
+                let (device, name) = handed.into_parts();
+                let background = converse(fs, device, fuser::SessionACL::All, None).map_err(|error| {
+                    match error.raw_os_error() {
+                        Some(libc::EPERM) => MountError::MountPoint {
+                            path: name.clone(),
+                            problem: Problem::NotMountedWith,
+                        },
+                        _ => MountError::Session {
+                            mountpoint: name.clone(),
+                            error,
+                        },
+                    }
+                })?;
+                Ok(Self {
+                    place: Standing::Theirs(name),
+                    background,
+                    signals,
+                })
             }
         }
-    }
-
-    /// Serves a mount that somebody else made, and returns when the kernel has been answered. Who may read is for the
-    /// kernel to say, by the options of that mount.
-    ///
-    /// # Errors
-    /// When nothing is mounted with the device, or the kernel does not talk to us.
-    pub fn take_over(fs: Arc<ModelFs>, handed: HandedOver) -> Result<Self, MountError> {
-        let (device, name) = handed.into_parts();
-        let failed = |error| MountError::Session {
-            mountpoint: name.clone(),
-            error,
-        };
-        make_ready();
-        let signals = catch_signals().map_err(failed)?;
-        // Who was handed a device may be unable to open one.
-        let queue = match File::options().read(true).write(true).open("/dev/fuse") {
-            Ok(_) => Queue::PerThread,
-            Err(_) => Queue::Shared,
-        };
-        let background =
-            converse(fs, device, fuser::SessionACL::All, queue).map_err(|e| match e.raw_os_error() {
-                Some(libc::EPERM) => MountError::MountPoint {
-                    path: name.clone(),
-                    problem: Problem::NotMountedWith,
-                },
-                _ => failed(e),
-            })?;
-        Ok(Self {
-            place: Standing::Theirs(name),
-            background,
-            signals,
-        })
     }
 
     /// Serves until somebody unmounts, or until SIGTERM, SIGINT or SIGHUP does. With files open the mount then
@@ -169,14 +172,14 @@ impl Session {
     /// # Errors
     /// When the connection to the kernel breaks, or the mount cannot be taken away.
     pub fn wait(self) -> Result<(), MountError> {
-        let path = self.mountpoint().to_owned();
+        let mountpoint = self.mountpoint().to_owned();
         let Self {
             place,
             background,
             mut signals,
         } = self;
         let failed = |error| MountError::Session {
-            mountpoint: path.clone(),
+            mountpoint: mountpoint.clone(),
             error,
         };
         let (sender, events) = channel();
@@ -209,68 +212,69 @@ impl Session {
             match event {
                 Ok(Event::Ended(result)) if !stopping => return result.map_err(failed),
                 Ok(Event::Ended(_)) | Err(()) => return Ok(()),
-                Ok(Event::Signal(signal)) => match &place {
-                    Standing::Theirs(name) => {
-                        log::info!(
-                            "{}: signal {signal}, ending; the mount is not ours to undo",
-                            name.display()
-                        );
+                Ok(Event::Signal(signal)) => {
+                    let Standing::Ours(_, helper) = &place else {
+                        let name = mountpoint.display();
+                        log::info!("{name}: signal {signal}, ending; the mount is not ours to undo");
                         return Ok(());
+                    };
+                    log::info!("{}: signal {signal}, unmounting", mountpoint.display());
+                    match helper.unmount() {
+                        Ok(Stopped::Idle) => stopping = true,
+                        Ok(Stopped::WhileInUse) => return Ok(()),
+                        // Ending now would leave a dead mount; the next signal tries again.
+                        Err(Asked::Refused(e)) => log::error!("{e}"),
+                        // Nobody will ever take it away for us: a dead mount is an honest one.
+                        Err(gone @ Asked::Gone) => return Err(failed(gone.into())),
                     }
-                    Standing::Ours(mounted) => {
-                        log::info!("{}: signal {signal}, unmounting", mounted.path.display());
-                        match mounted.stop() {
-                            Ok(Stopped::Idle) => stopping = true,
-                            Ok(Stopped::WhileInUse) => return Ok(()),
-                            // Ending now would leave a dead mount; the next signal tries again.
-                            Err(e) => log::error!("{e}"),
-                        }
-                    }
-                },
+                }
             }
         }
+    }
+
+    /// Takes the mount away again, for a server that cannot go on.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn undo(&self) -> Result<(), MountError> {
+        let Standing::Ours(mountpoint, helper) = &self.place else {
+            return Ok(());
+        };
+        helper.unmount().map(drop).map_err(|e| MountError::Session {
+            mountpoint: mountpoint.clone(),
+            error: e.into(),
+        })
+    }
+
+    /// Asks the kernel something that only we can answer, and returns whether there was an answer; hangs where there
+    /// is none. A mount that somebody else made has no place that we know of, and counts as answering.
+    pub fn pulse(&self) -> impl Fn() -> bool + Send + 'static {
+        let path = match &self.place {
+            Standing::Ours(mountpoint, _) => Some(mountpoint.clone()),
+            Standing::Theirs(_) => None,
+        };
+        move || path.as_ref().is_none_or(|path| !is_dead(path))
     }
 
     /// Where it is mounted; for a mount that somebody else made, the name it was handed over under.
     pub fn mountpoint(&self) -> &Path {
         match &self.place {
-            Standing::Ours(mounted) => &mounted.path,
+            Standing::Ours(mountpoint, _) => mountpoint,
             Standing::Theirs(name) => name,
         }
     }
 }
 
-/// The way to offer pinned files to the kernel.
-struct Backing(OwnedFd);
+/// The way to offer pinned files to the kernel: through the privileged part.
+struct Backing {
+    device: OwnedFd,
+    helper: Arc<Helper>,
+}
 
 impl Offer for Backing {
     fn offer(&self, sealed: BorrowedFd<'_>) -> io::Result<u32> {
-        fuser::BackingId::create_raw(&self.0, sealed)
+        self.helper.open_backing(self.device.as_fd(), sealed)
     }
-}
-
-/// Shuts this process off from others of its user, and lets it open what it may.
-fn make_ready() {
-    if let Err(e) = sys::harden() {
-        log::warn!("this process could not be shut off from debuggers and core files: {e}");
-    }
-    if let Err(e) = sys::raise_descriptor_limit() {
-        log::warn!("the number of files that may be open could not be raised: {e}");
-    }
-}
-
-/// From here on a signal unmounts instead of killing: a mount never stands without somebody to undo it.
-fn catch_signals() -> io::Result<Signals> {
-    Signals::new([SIGTERM, SIGINT, SIGHUP])
-}
-
-/// How the kernel threads get at the requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Queue {
-    /// Each has a device of its own, which it must be able to open.
-    PerThread,
-    /// All read the one.
-    Shared,
 }
 
 /// Answers the kernel's first request, and has threads answer all others.
@@ -278,11 +282,13 @@ fn converse(
     fs: Arc<ModelFs>,
     device: OwnedFd,
     acl: fuser::SessionACL,
-    queue: Queue,
+    helper: Option<Arc<Helper>>,
 ) -> io::Result<fuser::BackgroundSession> {
     let mut config = fuser::Config::default();
-    config.n_threads = Some(KERNEL_THREADS);
-    config.clone_fd = queue == Queue::PerThread;
+    let cores = fs.tree().engine().options().cores;
+    config.n_threads = Some(cores.clamp(*KERNEL_THREADS.start(), *KERNEL_THREADS.end()));
+    // Each thread has a device of its own, unless this process was handed one and cannot open others.
+    config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let passes_through = Arc::new(AtomicBool::new(false));
     let adapter = FuseAdapter::new(
@@ -291,22 +297,43 @@ fn converse(
         gid.as_raw(),
         Arc::clone(&passes_through),
     );
-    let backing = Backing(device.try_clone()?);
+    let backing = match helper {
+        Some(helper) => Some(Backing {
+            device: device.try_clone()?,
+            helper,
+        }),
+        None => None,
+    };
     let session = fuser::Session::from_fd(adapter, device, acl, config)?;
-    if passes_through.load(Ordering::Relaxed) {
+    if let Some(backing) = backing.filter(|_| passes_through.load(Ordering::Relaxed)) {
         fs.tree().engine().pin_through(Box::new(backing));
     }
     session.spawn()
 }
 
-/// How a mount was taken away.
-enum Stopped {
-    Idle,
-    WhileInUse,
+/// Which mount is ours: where it was made, and the entry that tells it from any other, whatever became of the
+/// names on its way.
+#[derive(Clone, Debug)]
+struct Mounted {
+    path: PathBuf,
+    entry: Option<Entry>,
 }
 
 impl Mounted {
-    /// Unmounts because a signal says so.
+    /// What has just been mounted at `path`, given the table from before.
+    fn new(before: &Table, path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            entry: new_entry(before, path),
+        }
+    }
+
+    /// Device number of the file system, as `major:minor`.
+    fn device(&self) -> Option<&str> {
+        self.entry.as_ref().map(Entry::device)
+    }
+
+    /// Unmounts because the server ends.
     fn stop(&self) -> Result<Stopped, MountError> {
         let failed = |path: &Path, problem| MountError::MountPoint {
             path: path.to_owned(),
@@ -474,169 +501,3 @@ fn absolute(path: &Path) -> PathBuf {
         _ => canonical(),
     }
 }
-
-/// Why nothing is mounted, or something still is.
-#[derive(Debug)]
-pub enum MountError {
-    /// The mount point does not serve.
-    MountPoint {
-        /// As it was given.
-        path: PathBuf,
-        /// What is the matter.
-        problem: Problem,
-    },
-    /// `/dev/fuse` cannot be used.
-    NoDevice(io::Error),
-    /// The system refused to mount.
-    Refused {
-        /// Where.
-        mountpoint: PathBuf,
-        /// What it said.
-        message: String,
-    },
-    /// There is no `fusermount3`, which mounts for users other than root.
-    NoHelper(io::Error),
-    /// The conversation with the kernel failed.
-    Session {
-        /// Where.
-        mountpoint: PathBuf,
-        /// How.
-        error: io::Error,
-    },
-}
-
-/// What is the matter with a mount point.
-#[derive(Debug)]
-pub enum Problem {
-    /// It does not exist.
-    Missing,
-    /// It is not a directory.
-    NotDirectory,
-    /// Something lies in it, which the mount would hide.
-    NotEmpty,
-    /// A model is mounted there.
-    Mounted,
-    /// Something else is mounted over the model.
-    Covered,
-    /// No model is mounted there.
-    NotMounted,
-    /// It names a descriptor that is not open.
-    NoDescriptor,
-    /// It names a descriptor of something else.
-    NoFuseDevice,
-    /// It names a device with which nothing is mounted.
-    NotMountedWith,
-    /// Files of the mounted model are open.
-    Busy,
-    /// The server of the mount is gone.
-    Dead,
-    /// The mount of a server that is gone cannot be taken away.
-    Stale(io::Error),
-    /// The file system refuses.
-    Io(io::Error),
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ENOENT) => Self::Missing,
-            Some(libc::ENOTDIR) => Self::NotDirectory,
-            Some(libc::ENOTCONN) => Self::Dead,
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl fmt::Display for MountError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MountPoint { path, problem } => {
-                let path = crate::path::Escaped(path.as_os_str().as_encoded_bytes());
-                match problem {
-                    Problem::Missing => {
-                        write!(f, "{path}: the mount point does not exist; create it with mkdir")
-                    }
-                    Problem::NotDirectory => {
-                        write!(f, "{path}: the mount point is not a directory; name one")
-                    }
-                    Problem::NotEmpty => {
-                        write!(f, "{path}: the mount point is not empty; name an empty directory")
-                    }
-                    Problem::Mounted => {
-                        write!(
-                            f,
-                            "{path}: a model is mounted here; unmount it first with modelfs unmount"
-                        )
-                    }
-                    Problem::Covered => write!(
-                        f,
-                        "{path}: something else is mounted over the model; unmount that first, then this"
-                    ),
-                    Problem::NotMounted => write!(
-                        f,
-                        "{path}: no model is mounted here; findmnt -t {TYPE} lists them"
-                    ),
-                    Problem::NoDescriptor => write!(
-                        f,
-                        "{path}: this descriptor is not open; whoever mounts must leave it open for modelfs"
-                    ),
-                    Problem::NoFuseDevice => {
-                        write!(
-                            f,
-                            "{path}: this descriptor is not /dev/fuse; hand over the one that was mounted with"
-                        )
-                    }
-                    Problem::NotMountedWith => write!(
-                        f,
-                        "{path}: nothing is mounted with this device; mount first, then hand it over"
-                    ),
-                    Problem::Busy => {
-                        write!(
-                            f,
-                            "{path}: files of the model are in use; fuser -vm {path} shows by whom"
-                        )
-                    }
-                    Problem::Dead => {
-                        write!(
-                            f,
-                            "{path}: the server of this mount is gone; modelfs unmount takes it away"
-                        )
-                    }
-                    Problem::Stale(e) => {
-                        write!(
-                            f,
-                            "{path}: the mount of a server that is gone cannot be taken away: {e}"
-                        )
-                    }
-                    Problem::Io(e) => write!(f, "{path}: {e}"),
-                }
-            }
-            Self::NoDevice(e) => write!(
-                f,
-                "/dev/fuse: {e}; load the fuse module, or give this container the device and the right to use it"
-            ),
-            Self::Refused { mountpoint, message } => {
-                write!(
-                    f,
-                    "{}: the system refused to mount: {message}",
-                    mountpoint.display()
-                )
-            }
-            Self::NoHelper(e) => {
-                write!(
-                    f,
-                    "fusermount3: {e}; install the package fuse3, which mounts for users other than root"
-                )
-            }
-            Self::Session { mountpoint, error } => {
-                write!(
-                    f,
-                    "{}: the conversation with the kernel failed: {error}",
-                    mountpoint.display()
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for MountError {}

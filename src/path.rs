@@ -6,6 +6,10 @@
 
 use std::fmt;
 
+mod order;
+
+pub use order::loading_order;
+
 /// Longest component in bytes: the kernel's `NAME_MAX`. A longer one could be signed but never opened.
 pub const MAX_COMPONENT_BYTES: usize = 255;
 

@@ -15,12 +15,20 @@
 //! [roots.ca.acme]
 //! certs = ["ca/acme-root.pem"]
 //!
+//! [roots.sigstore.public]
+//! trusted_root = "trusted_root.json"
+//!
+//! [roots.tsa.acme]
+//! certs = ["ca/acme-tsa.pem"]
+//!
 //! [[rule]]
 //! scope = "/srv/models/acme/**"
 //! signers = [
 //!   { method = "key", key = "lab" },
 //!   { method = "certificate", ca = "acme", identity = "uri:spiffe://acme/signer", time = "now" },
+//!   { method = "sigstore", root = "public", identity = "a@acme.example", issuer = "https://id.acme.example" },
 //! ]
+//! tsa = ["acme"]
 //! allow_legacy = false
 //! ```
 //!
@@ -28,11 +36,12 @@
 
 mod file;
 mod location;
+mod roots;
 mod schema;
 mod scope;
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -48,19 +57,12 @@ pub use scope::ScopeError;
 
 use crate::path::Escaped;
 use crate::trust::AnchorError;
-use crate::trust::CertificateAnchor;
-use crate::trust::CertificateIdentity;
-use crate::trust::CertificateTime;
 use crate::trust::KeyError;
-use crate::trust::PublicKey;
 use crate::trust::TrustAnchors;
-use crate::trust::chain::IdentityError;
+use crate::trust::keyless::RootError;
 use file::shown;
-use schema::RootsToml;
-use schema::RuleToml;
+use roots::Roots;
 use schema::SchemaError;
-use schema::SignerToml;
-use schema::TimeToml;
 
 /// A policy file that was understood as a whole.
 #[derive(Debug)]
@@ -151,104 +153,6 @@ impl Rule {
     /// Who may sign them.
     pub fn anchors(&self) -> &TrustAnchors {
         &self.anchors
-    }
-}
-
-/// The files behind `[roots]`, read and understood.
-struct Roots {
-    keys: BTreeMap<String, PublicKey>,
-    cas: BTreeMap<String, CertificateAnchor>,
-}
-
-impl Roots {
-    fn read(policy: &Path, toml: RootsToml, model: &ModelLocation) -> Result<Self, PolicyError> {
-        let folder = policy.parent().unwrap_or(Path::new(""));
-        let read = |name: &str| {
-            TrustFile::read_protected(&folder.join(name), model).map_err(|fault| PolicyError::NamedFile {
-                policy: policy.to_path_buf(),
-                fault,
-            })
-        };
-        let found = |fault| PolicyError::Content {
-            policy: policy.to_path_buf(),
-            fault: Box::new(fault),
-        };
-        let mut keys = BTreeMap::new();
-        for (name, key) in toml.key {
-            let parsed = PublicKey::from_pem(read(&key.pem)?.bytes());
-            let parsed = parsed.map_err(|cause| {
-                found(Fault::Key {
-                    key: name.clone(),
-                    cause,
-                })
-            })?;
-            keys.insert(name, parsed);
-        }
-        let mut cas = BTreeMap::new();
-        for (name, ca) in toml.ca {
-            let files = ca.certs.iter().map(|c| read(c)).collect::<Result<Vec<_>, _>>()?;
-            let pems: Vec<&[u8]> = files.iter().map(TrustFile::bytes).collect();
-            let parsed = CertificateAnchor::from_pem(&pems).map_err(|cause| {
-                found(Fault::Certificates {
-                    ca: name.clone(),
-                    cause,
-                })
-            })?;
-            cas.insert(name, parsed);
-        }
-        Ok(Self { keys, cas })
-    }
-
-    fn rule(&self, toml: RuleToml) -> Result<Rule, Fault> {
-        let scope = Scope::parse(&toml.scope).map_err(|fault| Fault::Scope {
-            scope: toml.scope.clone(),
-            fault,
-        })?;
-        if toml.signers.is_empty() {
-            return Err(Fault::NoSigners { scope });
-        }
-        let mut anchors = TrustAnchors::new();
-        for signer in toml.signers {
-            self.admit(signer, &scope, &mut anchors)?;
-        }
-        if toml.allow_legacy {
-            anchors.allow_legacy();
-        }
-        Ok(Rule { scope, anchors })
-    }
-
-    fn admit(&self, toml: SignerToml, scope: &Scope, anchors: &mut TrustAnchors) -> Result<(), Fault> {
-        match toml {
-            SignerToml::Key { key } => match self.keys.get(&key) {
-                Some(known) => anchors.add_key(known.clone()),
-                None => {
-                    return Err(Fault::UnknownKey {
-                        scope: scope.clone(),
-                        key,
-                    });
-                }
-            },
-            SignerToml::Certificate { ca, identity, time } => {
-                let Some(known) = self.cas.get(&ca) else {
-                    return Err(Fault::UnknownCa {
-                        scope: scope.clone(),
-                        ca,
-                    });
-                };
-                // A chain alone says nothing about who signed (SECURITY.md T26): a policy always names one.
-                let parsed = CertificateIdentity::parse(&identity).map_err(|cause| Fault::Identity {
-                    scope: scope.clone(),
-                    identity,
-                    cause,
-                })?;
-                let time = match time {
-                    TimeToml::Now => CertificateTime::Now,
-                    TimeToml::NotBefore => CertificateTime::NotBefore,
-                };
-                anchors.add_certificates(known.clone().with_identity(parsed).with_time(time));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -349,19 +253,19 @@ pub enum Fault {
         /// The rule's scope.
         scope: Scope,
     },
-    /// A rule names a key that is not there.
-    UnknownKey {
+    /// A rule names something that is not there.
+    UnknownRoot {
         /// The rule's scope.
         scope: Scope,
+        /// Which of the tables of `[roots]` it would be in.
+        kind: &'static str,
         /// The name.
-        key: String,
+        name: String,
     },
-    /// A rule names certificates that are not there.
-    UnknownCa {
+    /// A signer has no identity provider.
+    NoIssuer {
         /// The rule's scope.
         scope: Scope,
-        /// The name.
-        ca: String,
     },
     /// The file behind a name is not a key.
     Key {
@@ -370,10 +274,19 @@ pub enum Fault {
         /// What it is instead.
         cause: KeyError,
     },
+    /// The file behind a name is not a Sigstore instance's root.
+    TrustedRoot {
+        /// The name.
+        name: String,
+        /// What it is instead.
+        cause: RootError,
+    },
     /// The files behind a name are not certificates that can be trusted.
     Certificates {
+        /// Which of the tables of `[roots]` it is in.
+        kind: &'static str,
         /// The name.
-        ca: String,
+        name: String,
         /// What they are instead.
         cause: AnchorError,
     },
@@ -384,7 +297,7 @@ pub enum Fault {
         /// The identity.
         identity: String,
         /// What is wrong with it.
-        cause: IdentityError,
+        cause: Box<dyn Error + Send + Sync>,
     },
     /// Two rules match the same models and neither is the more specific.
     Ambiguous {
@@ -468,22 +381,28 @@ impl fmt::Display for Fault {
                     "the rule for {scope} has no signers: name one, or remove the rule"
                 )
             }
-            Self::UnknownKey { scope, key } => {
-                let key = name(key);
+            Self::UnknownRoot {
+                scope,
+                kind,
+                name: unknown,
+            } => {
+                let unknown = name(unknown);
                 write!(
                     f,
-                    "the rule for {scope} names the key {key}, but there is no [roots.key.{key}]"
+                    "the rule for {scope} names the {kind} {unknown}, but there is no [roots.{kind}.{unknown}]"
                 )
             }
-            Self::UnknownCa { scope, ca } => {
-                let ca = name(ca);
-                write!(
-                    f,
-                    "the rule for {scope} names the ca {ca}, but there is no [roots.ca.{ca}]"
-                )
-            }
+            Self::NoIssuer { scope } => write!(
+                f,
+                "the rule for {scope} has an empty issuer: name the identity provider's URL"
+            ),
             Self::Key { key, .. } => write!(f, "[roots.key.{}] is of no use", name(key)),
-            Self::Certificates { ca, .. } => write!(f, "[roots.ca.{}] is of no use", name(ca)),
+            Self::TrustedRoot { name: root, .. } => {
+                write!(f, "[roots.sigstore.{}] is of no use", name(root))
+            }
+            Self::Certificates { kind, name: root, .. } => {
+                write!(f, "[roots.{kind}.{}] is of no use", name(root))
+            }
             Self::Identity { scope, identity, .. } => write!(
                 f,
                 "the rule for {scope} names the identity \"{}\"",
@@ -497,21 +416,22 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for PolicyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for PolicyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             // The fault's own words are in ours; what it was caused by is not.
             Self::File(fault) | Self::NamedFile { fault, .. } => fault.source(),
             Self::Content { fault, .. } => match fault.as_ref() {
                 Fault::Key { cause, .. } => Some(cause),
                 Fault::Certificates { cause, .. } => Some(cause),
-                Fault::Identity { cause, .. } => Some(cause),
+                Fault::TrustedRoot { cause, .. } => Some(cause),
+                Fault::Identity { cause, .. } => Some(cause.as_ref()),
                 Fault::UnknownVersion { .. }
                 | Fault::Toml { .. }
                 | Fault::Scope { .. }
                 | Fault::NoSigners { .. }
-                | Fault::UnknownKey { .. }
-                | Fault::UnknownCa { .. }
+                | Fault::UnknownRoot { .. }
+                | Fault::NoIssuer { .. }
                 | Fault::Ambiguous { .. } => None,
             },
             Self::NoRule { .. } | Self::LinkBetweenRules(_) => None,
@@ -522,7 +442,6 @@ impl std::error::Error for PolicyError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::error::Error as _;
     use std::fs;
     use std::fs::Permissions;
     use std::os::unix::ffi::OsStrExt as _;
@@ -606,16 +525,29 @@ mod tests {
         format!("[[rule]]\nscope = \"{scope}\"\nsigners = [{signers}]\n")
     }
 
+    const PUBLIC: &str = "[roots.sigstore.public]\ntrusted_root = \"production\"\n";
+
+    fn keyless(identity: &str, issuer: &str) -> String {
+        let signer = format!(
+            "{{ method = \"sigstore\", root = \"public\", identity = \"{identity}\", issuer = \"{issuer}\" }}"
+        );
+        rule("/a", &signer)
+    }
+
     const LAB: &str = "{ method = \"key\", key = \"lab\" }";
 
     #[test]
     fn a_full_policy_gives_the_most_specific_rule() {
         let acme = "{ method = \"certificate\", ca = \"acme\", identity = \"uri:spiffe://acme/signer\", time = \"not-before\" }";
-        let legacy = rule("$/other", LAB) + "allow_legacy = true\n";
+        let legacy = rule("$/other", LAB) + "tsa = [\"acme\", \"acme\"]\nallow_legacy = true\n";
+        let tsa = "[roots.tsa.acme]\ncerts = [\"acme-root.pem\"]\n";
         let scene = Scene::new(
             &[
                 HEAD,
                 ROOTS,
+                PUBLIC,
+                tsa,
+                &keyless("https://b.example/*", "https://id.b.example"),
                 &rule("$/acme/**", LAB),
                 &rule("$/acme/a", &format!("{LAB}, {acme}")),
                 &legacy,
@@ -758,8 +690,51 @@ mod tests {
                 "line 3: unknown field `defualt`, expected one of `version`, `default`, `roots`, `rule`",
             ),
             case(
-                &[HEAD, "[roots.sigstore]\n"],
-                "line 3: unknown field `sigstore`, expected `key` or `ca`",
+                &[HEAD, "[roots.sigstor]\n"],
+                "line 3: unknown field `sigstor`, expected one of `key`, `ca`, `sigstore`, `tsa`",
+            ),
+            case(
+                &[HEAD, "[roots.sigstore.a]\n"],
+                "line 3: missing field `trusted_root`",
+            ),
+            case(
+                &[HEAD, "[roots.sigstore.a]\ntrusted_root = \"policy.toml\"\n"],
+                "[roots.sigstore.a] is of no use: it is not a Sigstore trusted_root.json",
+            ),
+            case(
+                &[HEAD, "[roots.tsa.a]\ncerts = [\"policy.toml\"]\n"],
+                "[roots.tsa.a] is of no use: no PEM block: expected -----BEGIN CERTIFICATE-----",
+            ),
+            case(
+                &[HEAD, ROOTS, &rule("/a", LAB), "tsa = [\"acme\"]\n"],
+                "the rule for /a names the tsa acme, but there is no [roots.tsa.acme]",
+            ),
+            case(
+                &[HEAD, &keyless("a@b.example", "https://b.example")],
+                "the rule for /a names the sigstore public, but there is no [roots.sigstore.public]",
+            ),
+            case(
+                &[HEAD, PUBLIC, &keyless("alice", "https://b.example")],
+                "the rule for /a names the identity \"alice\": the identity is neither an email address nor a URI: begin it with email: or uri:",
+            ),
+            case(
+                &[HEAD, PUBLIC, &keyless("https://*/a", "https://b.example")],
+                "the rule for /a names the identity \"https://*/a\": a * may stand only before the @ of an email address, or after the host of a URI",
+            ),
+            case(
+                &[HEAD, PUBLIC, &keyless("a@b.example", "")],
+                "the rule for /a has an empty issuer: name the identity provider's URL",
+            ),
+            case(
+                &[
+                    HEAD,
+                    PUBLIC,
+                    &rule(
+                        "/a",
+                        "{ method = \"sigstore\", root = \"public\", identity = \"a@b\" }",
+                    ),
+                ],
+                "line 7: missing field `issuer`",
             ),
             case(
                 &[HEAD, "[roots.key.lab]\npem = \"keys/lab.pub\"\nhint = \"\"\n"],
@@ -769,7 +744,7 @@ mod tests {
             case(&[HEAD, "default = \"reject\"\n"], "line 3: duplicate key"),
             case(
                 &[HEAD, ROOTS, &rule("/a", LAB), "threshold = 2\n"],
-                "line 10: unknown field `threshold`, expected one of `scope`, `signers`, `allow_legacy`",
+                "line 10: unknown field `threshold`, expected one of `scope`, `signers`, `tsa`, `allow_legacy`",
             ),
             case(
                 &[HEAD, "[[rule]]\nscope = \"/a\"\n"],
@@ -801,8 +776,8 @@ mod tests {
                 "line 9: unknown field `eku`, expected one of `ca`, `identity`, `time`",
             ),
             case(
-                &[HEAD, &rule("/a", "{ method = \"sigstore\" }")],
-                "line 5: unknown variant `sigstore`, expected `key` or `certificate`",
+                &[HEAD, &rule("/a", "{ method = \"keyless\" }")],
+                "line 5: unknown variant `keyless`, expected one of `key`, `certificate`, `sigstore`",
             ),
             case(
                 &[HEAD, &rule("/a", "{ key = \"lab\" }")],

@@ -119,6 +119,27 @@ impl ModelDir {
         &self.path
     }
 
+    /// The root itself, for a process that confines itself to it: the directory, or for a model of one file that
+    /// file as it is now.
+    ///
+    /// # Errors
+    /// When the file has gone.
+    pub fn root(&self) -> Result<OwnedFd, SourceError> {
+        let found = match &self.root {
+            Root::Directory(root) => root.try_clone(),
+            Root::File { parent, name } => sys::find(parent.as_fd(), name, Resolve::Beneath),
+        };
+        found.map_err(|e| SourceError {
+            name: self.path.as_os_str().as_bytes().to_vec(),
+            what: What::from(e),
+        })
+    }
+
+    /// Whether links are followed, out of the root too.
+    pub fn follows_links(&self) -> bool {
+        self.links == Links::Follow
+    }
+
     /// Whether the model is one file rather than a directory.
     pub fn is_file(&self) -> bool {
         matches!(self.root, Root::File { .. })
@@ -128,9 +149,11 @@ impl ModelDir {
     /// not used.
     ///
     /// # Errors
-    /// When nothing is there, or something that is no regular file.
+    /// When nothing is there, something that is no regular file, or one that this process may not read.
     pub fn size_of(&self, path: &ModelPath) -> Result<u64, SourceError> {
-        Ok(self.find(path)?.1)
+        let (found, size) = self.find(path)?;
+        sys::may_read(&found).map_err(|e| SourceError::at(path, e))?;
+        Ok(size)
     }
 
     /// Opens a regular file for reading.

@@ -12,13 +12,22 @@ use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::path::Path;
 
+use rustix::fs::Access;
+use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Dir;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
+use rustix::fs::accessat;
 use rustix::fs::openat;
 use rustix::fs::openat2;
+use rustix::thread::CapabilitySet;
+use rustix::thread::CapabilitySets;
+use rustix::thread::capabilities;
+use rustix::thread::clear_ambient_capability_set;
+use rustix::thread::remove_capability_from_bounding_set;
+use rustix::thread::set_capabilities;
 
 mod available;
 mod cache;
@@ -36,7 +45,13 @@ pub use sealed::Sealed;
 pub use sealed::Unsealed;
 
 #[cfg(feature = "planted-faults")]
+mod attempt;
+mod backing;
+#[cfg(feature = "planted-faults")]
 mod fault_map;
+#[cfg(feature = "planted-faults")]
+pub use attempt::attempt;
+pub use backing::close_backing;
 #[cfg(feature = "planted-faults")]
 pub use fault_map::mapped_copy;
 
@@ -134,6 +149,23 @@ pub fn is_kernel_interface(found: &OwnedFd) -> bool {
     })
 }
 
+/// Whether this process may open for reading what [`find`] found. What everybody may read is not asked about.
+///
+/// # Errors
+/// `EACCES` when it may not, and what `fstat` says.
+pub fn may_read(found: &OwnedFd) -> io::Result<()> {
+    const EVERYBODY: u32 = 0o444;
+    if rustix::fs::fstat(found)?.st_mode & EVERYBODY == EVERYBODY {
+        return Ok(());
+    }
+    let name = format!("/proc/self/fd/{}", found.as_raw_fd());
+    match accessat(CWD, name, Access::READ_OK, AtFlags::EACCESS) {
+        // Before Linux 5.8 opening it will tell.
+        Err(rustix::io::Errno::NOSYS) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// Opens for reading what [`find`] found: the same inode, whatever its name leads to by now.
 ///
 /// # Errors
@@ -167,9 +199,7 @@ pub fn reply_with_backing(reply: fuser::ReplyOpen, flags: fuser::FopenFlags, num
     let _ = backing.into_raw();
 }
 
-/// Makes this process hard to tamper with for others of its user: no debugger, no core file and, for root,
-/// no way to gain privileges by executing something. An ordinary user's server must still execute the set-uid
-/// helper that unmounts.
+/// Makes this process hard to tamper with for others of its user: no debugger and no core file.
 ///
 /// # Errors
 /// What the system says.
@@ -179,11 +209,46 @@ pub fn harden() -> io::Result<()> {
         current: Some(0),
         maximum: Some(0),
     };
-    rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
-    if rustix::process::geteuid().is_root() {
-        rustix::thread::set_no_new_privs(true)?;
+    Ok(rustix::process::setrlimit(rustix::process::Resource::Core, none)?)
+}
+
+/// Gives up all capabilities but these, now and for whatever this thread may execute. One that it does not have
+/// it does not get.
+///
+/// # Errors
+/// What the system says.
+pub fn keep_capabilities(keep: CapabilitySet) -> io::Result<()> {
+    let have = capabilities(None)?;
+    // Kernels before 4.3 have no ambient set, and nothing in it.
+    let _ = clear_ambient_capability_set();
+    if have.effective.contains(CapabilitySet::SETPCAP) {
+        for capability in CapabilitySet::all().difference(keep).iter() {
+            // EINVAL: a capability that this kernel does not know yet.
+            match remove_capability_from_bounding_set(capability) {
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
-    Ok(())
+    let kept = have.permitted & keep;
+    let wanted = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    if wanted == have {
+        // Whoever started us may have taken the call away too.
+        return Ok(());
+    }
+    Ok(set_capabilities(None, wanted)?)
+}
+
+/// How many threads this process has.
+///
+/// # Errors
+/// What `open` says; `/proc` must be mounted.
+pub fn count_threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
 /// Allows this process as many open files as it may have: each file that some reader has open is one. The

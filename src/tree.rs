@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use crate::manifest::SignedContent;
 use crate::path::ModelPath;
+use crate::path::loading_order;
 use crate::source::ModelDir;
 use crate::source::Traffic;
 use crate::source::What;
 use crate::trust::Signer;
+use crate::trust::SigningTime;
 use crate::trust::TrustedManifest;
 use crate::verify::Engine;
 use crate::verify::State;
@@ -33,6 +35,9 @@ type Index = u32;
 
 /// Most nodes, directories included, that a tree may have: inodes and indices are 32 bits wide.
 const MAX_NODES: usize = 1 << 31;
+
+/// Files smaller than this many bytes have no place in the order of loading: a model may have a million of them.
+const MIN_ORDERED_BYTES: u64 = 1024 * 1024;
 
 /// A model that can be served.
 #[derive(Debug)]
@@ -56,6 +61,8 @@ pub struct Model {
     pub subject: String,
     /// Who signed it.
     pub signer: Signer,
+    /// When, as far as that is proven.
+    pub signed_at: SigningTime,
     /// The paths that the signer left out.
     pub ignore_paths: Vec<ModelPath>,
     /// Whether files without bytes may be unsigned (OMS 6.3.2: shards leave them out).
@@ -171,6 +178,7 @@ impl ModelTree {
             identity: *manifest.identity(),
             subject: manifest.subject().to_owned(),
             signer: trusted.signer().clone(),
+            signed_at: trusted.signed_at().clone(),
             ignore_paths: manifest.ignore_paths().to_vec(),
             is_sharded: manifest.shard_size().is_some(),
             total_bytes: 0,
@@ -222,7 +230,7 @@ impl ModelTree {
             unbound,
         };
         tree.verify_empty_files();
-        tree.engine.expect(tree.files.clone());
+        tree.engine.expect(tree.in_loading_order());
         Ok(Binding { tree, problems })
     }
 
@@ -275,6 +283,14 @@ impl ModelTree {
     /// The source's path, for people.
     pub fn source_path(&self) -> &std::path::Path {
         self.source.path()
+    }
+
+    /// The files in the order in which frameworks read them, without those that are read before it could matter.
+    fn in_loading_order(&self) -> Vec<Arc<VerifiedFile>> {
+        let large = |file: &&Arc<VerifiedFile>| file.size() >= MIN_ORDERED_BYTES;
+        let mut files: Vec<_> = self.files.iter().filter(large).cloned().collect();
+        files.sort_by(|a, b| loading_order(a.path().as_str(), b.path().as_str()));
+        files
     }
 
     /// How the source was read so far.

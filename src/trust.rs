@@ -1,34 +1,39 @@
 //! Trust: from a bundle and what the operator trusts to a manifest that may be served.
 //!
-//! [`TrustAnchors::verify`] is the only way to a [`TrustedManifest`], so holding one proves that a key or
-//! a certificate that the operator named signed these very bytes. Nothing is trusted by default, no clock is
-//! read and no file is opened here. Sigstore's keyless method is recognised and refused.
+//! [`TrustAnchors::verify`] is the only way to a [`TrustedManifest`], so holding one proves that a key, a
+//! certificate or an identity that the operator named signed these very bytes. Nothing is trusted by default, no
+//! file is opened here and no clock is read (but for the one that [`keyless`] tells of).
 
 mod base64;
 pub mod bundle;
 pub mod chain;
 mod dsse;
+mod error;
+mod evidence;
 pub mod key;
+pub mod keyless;
 mod pem;
+mod signer;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod time;
-
-use std::fmt;
+pub mod timestamp;
 
 use crate::manifest::Format;
 use crate::manifest::Manifest;
-use crate::manifest::ManifestError;
 use crate::manifest::SignedContent;
 use crate::manifest::SignedFile;
-use crate::path::Escaped;
 use crate::path::ModelPath;
 use crate::trust::bundle::Material;
+use crate::trust::chain::ProfiledLeaf;
 use crate::trust::dsse::Digests;
 use crate::trust::dsse::Envelope;
 use crate::trust::dsse::Scheme;
+use crate::trust::evidence::LogEntry;
+use crate::trust::keyless::Brought;
+use crate::trust::signer::quoted;
 
 pub use crate::trust::base64::Base64Error;
 pub use crate::trust::bundle::Bundle;
@@ -41,18 +46,34 @@ pub use crate::trust::chain::CertificateTime;
 pub use crate::trust::chain::ChainError;
 pub use crate::trust::dsse::EnvelopeError;
 pub use crate::trust::dsse::PAYLOAD_TYPE;
+pub use crate::trust::error::TrustError;
+pub use crate::trust::error::TrustErrorKind;
+pub use crate::trust::evidence::EvidenceError;
 pub use crate::trust::key::Curve;
 pub use crate::trust::key::KeyError;
 pub use crate::trust::key::PublicKey;
+pub use crate::trust::keyless::KeylessAnchor;
+pub use crate::trust::keyless::KeylessError;
+pub use crate::trust::keyless::KeylessIdentity;
+pub use crate::trust::keyless::RootDate;
+pub use crate::trust::keyless::SigstoreRoot;
 pub use crate::trust::pem::MAX_PEM_BYTES;
 pub use crate::trust::pem::PemError;
+pub use crate::trust::signer::Signer;
+pub use crate::trust::time::SigningTime;
+pub use crate::trust::time::TimeProof;
 pub use crate::trust::time::UnixTime;
+pub use crate::trust::time::Witness;
+pub use crate::trust::timestamp::TimestampAnchor;
+pub use crate::trust::timestamp::TimestampError;
 
 /// What the operator trusts. Nothing is trusted by default: an empty one refuses every bundle.
 #[derive(Clone, Debug, Default)]
 pub struct TrustAnchors {
     keys: Vec<PublicKey>,
     certificates: Vec<CertificateAnchor>,
+    keyless: Vec<KeylessAnchor>,
+    timestamps: Option<TimestampAnchor>,
     legacy: bool,
 }
 
@@ -72,6 +93,17 @@ impl TrustAnchors {
         self.certificates.push(anchor);
     }
 
+    /// Trusts what this identity signs through Sigstore.
+    pub fn add_keyless(&mut self, anchor: KeylessAnchor) {
+        self.keyless.push(anchor);
+    }
+
+    /// Takes the word of these time-stamping authorities for when a key or a certificate signed. Timestamps alone
+    /// vouch for nobody.
+    pub fn set_timestamps(&mut self, anchor: TimestampAnchor) {
+        self.timestamps = Some(anchor);
+    }
+
     /// Accepts the format of v0.2 of the reference tool too.
     pub fn allow_legacy(&mut self) {
         self.legacy = true;
@@ -79,7 +111,7 @@ impl TrustAnchors {
 
     /// Whether nothing at all is trusted.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.certificates.is_empty()
+        self.keys.is_empty() && self.certificates.is_empty() && self.keyless.is_empty()
     }
 
     /// Checks who signed a bundle, and takes its manifest.
@@ -88,14 +120,76 @@ impl TrustAnchors {
     /// Refuses what no trusted signer signed, and a signed manifest that is malformed.
     pub fn verify(&self, bundle: &Bundle, now: UnixTime) -> Result<TrustedManifest, TrustError> {
         let envelope = bundle.envelope();
-        let (signer, format) = match bundle.material() {
-            Material::Key { hint } => self.verify_key(envelope, hint.as_deref())?,
-            Material::Certificate { leaf, rest } => self.verify_certificate(envelope, leaf, rest, now)?,
-            Material::Sigstore { .. } => return Err(TrustError::Keyless),
+        let (signer, signed_at, format) = match bundle.material() {
+            Material::Key { hint } => {
+                let signed_at = self.signing_time(bundle, now)?;
+                let (signer, format) = self.verify_key(envelope, hint.as_deref())?;
+                (signer, signed_at, format)
+            }
+            Material::Certificate { leaf, rest } => {
+                let signed_at = self.signing_time(bundle, now)?;
+                let (signer, format) = self.verify_certificate(envelope, leaf, rest, &signed_at, now)?;
+                (signer, signed_at, format)
+            }
+            Material::Sigstore { leaf, entry } => return self.verify_keyless(bundle, leaf, entry, now),
         };
         // The bytes that the signature was checked over, not the bundle's text again.
         let manifest = Manifest::parse(envelope.payload(), format).map_err(TrustError::Manifest)?;
-        Ok(TrustedManifest { manifest, signer })
+        Ok(TrustedManifest {
+            manifest,
+            signer,
+            signed_at,
+        })
+    }
+
+    /// When a key or a certificate signed: what the bundle's timestamps prove, if the operator trusts an authority
+    /// for that. Then each of them must hold; a bundle without any proves nothing and is as good as before.
+    fn signing_time(&self, bundle: &Bundle, now: UnixTime) -> Result<SigningTime, TrustError> {
+        let Some(anchor) = &self.timestamps else {
+            return Ok(SigningTime::default());
+        };
+        let tokens = bundle.timestamps()?;
+        let signature = bundle.envelope().signature();
+        let proofs = tokens.iter().enumerate().map(|(index, token)| {
+            let proof = anchor.verify(token, signature, now);
+            proof.map_err(|cause| TrustError::Timestamp { index, cause })
+        });
+        Ok(SigningTime::proven_by(proofs.collect::<Result<_, _>>()?))
+    }
+
+    fn verify_keyless(
+        &self,
+        bundle: &Bundle,
+        leaf: &[u8],
+        entry: &LogEntry,
+        now: UnixTime,
+    ) -> Result<TrustedManifest, TrustError> {
+        if self.keyless.is_empty() {
+            return Err(TrustError::NoAnchor {
+                method: Method::Sigstore,
+            });
+        }
+        let envelope = bundle.envelope();
+        let profiled = ProfiledLeaf::parse(leaf).map_err(|e| TrustError::Keyless(KeylessError::Leaf(e)))?;
+        // The very object whose payload is parsed; the legacy encodings are older than this method.
+        Digests::of(envelope)
+            .verify(profiled.key(), Scheme::V1)
+            .map_err(|_| TrustError::BadSignature { keys: 1 })?;
+        let manifest = Manifest::parse(envelope.payload(), Format::V1).map_err(TrustError::Manifest)?;
+        let brought = Brought {
+            envelope,
+            leaf,
+            entry,
+            timestamps: &bundle.timestamps()?,
+        };
+        let (signer, signed_at) =
+            keyless::verify(&self.keyless, brought, &profiled, *manifest.root_digest(), now)
+                .map_err(TrustError::Keyless)?;
+        Ok(TrustedManifest {
+            manifest,
+            signer,
+            signed_at,
+        })
     }
 
     fn verify_key(&self, envelope: &Envelope, hint: Option<&str>) -> Result<(Signer, Format), TrustError> {
@@ -135,6 +229,7 @@ impl TrustAnchors {
         envelope: &Envelope,
         leaf: &[u8],
         rest: &[Vec<u8>],
+        signed_at: &SigningTime,
         now: UnixTime,
     ) -> Result<(Signer, Format), TrustError> {
         if self.certificates.is_empty() {
@@ -144,7 +239,16 @@ impl TrustAnchors {
         }
         let mut refusals = Vec::new();
         for anchor in &self.certificates {
-            match anchor.verify(leaf, rest, now) {
+            // With proof of the time, valid then, at each proven time; without, valid now.
+            let verdict = match signed_at.proofs() {
+                [] => anchor.verify(leaf, rest, now),
+                [first, others @ ..] => others
+                    .iter()
+                    .fold(anchor.verify_at(leaf, rest, first.at), |verdict, proof| {
+                        verdict.and_then(|_| anchor.verify_at(leaf, rest, proof.at))
+                    }),
+            };
+            match verdict {
                 Ok(leaf) => {
                     let mut digests = Digests::of(envelope);
                     let format = self.verify_envelope(&mut digests, leaf.key(), Scheme::LegacyCertificate)?;
@@ -182,10 +286,11 @@ impl TrustAnchors {
 /// ```compile_fail,E0451
 /// use modelfs::manifest::Manifest;
 /// use modelfs::trust::Signer;
+/// use modelfs::trust::SigningTime;
 /// use modelfs::trust::TrustedManifest;
 ///
-/// fn forge(manifest: Manifest, signer: Signer) -> TrustedManifest {
-///     TrustedManifest { manifest, signer }
+/// fn forge(manifest: Manifest, signer: Signer, signed_at: SigningTime) -> TrustedManifest {
+///     TrustedManifest { manifest, signer, signed_at }
 /// }
 /// ```
 ///
@@ -203,6 +308,7 @@ impl TrustAnchors {
 pub struct TrustedManifest {
     manifest: Manifest,
     signer: Signer,
+    signed_at: SigningTime,
 }
 
 impl TrustedManifest {
@@ -214,6 +320,11 @@ impl TrustedManifest {
     /// Who signed it.
     pub fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// When they signed, as far as that is proven.
+    pub fn signed_at(&self) -> &SigningTime {
+        &self.signed_at
     }
 
     /// The signed files, each with the evidence that it is trusted.
@@ -241,203 +352,5 @@ impl TrustedFile {
     /// The signed content.
     pub fn content(&self) -> &SignedContent {
         self.0.content()
-    }
-}
-
-/// Who signed, and by which method. Names are written as RFC 4514 says, with everything escaped that is not
-/// safe to print; other texts are printable ASCII.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Signer {
-    /// The holder of a key.
-    Key {
-        /// See [`PublicKey::fingerprint`].
-        fingerprint: String,
-        /// The curve it is on.
-        curve: Curve,
-    },
-    /// The holder of a certificate.
-    Certificate {
-        /// The subject, as RFC 4514 writes it.
-        subject: String,
-        /// The issuer, as RFC 4514 writes it.
-        issuer: String,
-        /// The subject alternative names, each with its kind: `email:a@example.com`.
-        san: Vec<String>,
-        /// The serial number in hexadecimal.
-        serial: String,
-        /// SHA-256 of the DER SubjectPublicKeyInfo in hexadecimal.
-        spki_sha256: String,
-        /// When the certificate's validity begins.
-        not_before: UnixTime,
-        /// When it ends.
-        not_after: UnixTime,
-    },
-}
-
-impl Signer {
-    /// How it was signed.
-    pub fn method(&self) -> Method {
-        match self {
-            Self::Key { .. } => Method::Key,
-            Self::Certificate { .. } => Method::Certificate,
-        }
-    }
-}
-
-/// A printable text in quotes, with its own quotes and backslashes escaped.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-impl fmt::Display for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key { fingerprint, curve } => write!(f, "{curve} key {fingerprint}"),
-            Self::Certificate {
-                subject,
-                issuer,
-                san,
-                serial,
-                spki_sha256,
-                ..
-            } => {
-                // Quoted, so that no name can pose as the rest of the line. RFC 4514 escapes quotes already.
-                let names = match subject.is_empty() {
-                    true => san.iter().map(|san| quoted(san)).collect::<Vec<_>>().join(" "),
-                    false => format!("\"{subject}\""),
-                };
-                write!(
-                    f,
-                    "certificate {names} issued by \"{issuer}\", serial number {serial}, key {spki_sha256}"
-                )
-            }
-        }
-    }
-}
-
-/// Why a bundle is not trusted.
-#[derive(Debug)]
-pub enum TrustError {
-    /// The bundle is malformed.
-    Bundle(BundleError),
-    /// Nobody is trusted to sign in the way that the bundle is signed.
-    NoAnchor {
-        /// How the bundle is signed.
-        method: Method,
-    },
-    /// The bundle is signed through Sigstore, which is not supported.
-    Keyless,
-    /// The bundle names a key that is not trusted.
-    UnknownKey {
-        /// What the bundle calls it.
-        hint: String,
-    },
-    /// None of the keys that could have signed did.
-    BadSignature {
-        /// How many keys that were.
-        keys: usize,
-    },
-    /// A trusted signer signed the bundle in the format of v0.2, which was not allowed.
-    LegacyFormat,
-    /// No set of trusted roots vouches for the signer's certificate: why not, for each set.
-    Chain(Vec<ChainError>),
-    /// A trusted signer signed a malformed manifest.
-    Manifest(ManifestError),
-}
-
-impl TrustError {
-    /// What kind of refusal it is.
-    pub fn kind(&self) -> TrustErrorKind {
-        match self {
-            Self::Bundle(_) => TrustErrorKind::Bundle,
-            Self::BadSignature { .. } | Self::LegacyFormat => TrustErrorKind::Signature,
-            Self::NoAnchor { .. } | Self::Keyless | Self::UnknownKey { .. } | Self::Chain(_) => {
-                TrustErrorKind::Signer
-            }
-            Self::Manifest(_) => TrustErrorKind::Manifest,
-        }
-    }
-}
-
-/// The kinds of refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrustErrorKind {
-    /// The bundle is malformed.
-    Bundle,
-    /// The signature does not match, or is of a format that is not allowed.
-    Signature,
-    /// The signer is not trusted.
-    Signer,
-    /// The manifest is malformed.
-    Manifest,
-}
-
-impl From<BundleError> for TrustError {
-    fn from(cause: BundleError) -> Self {
-        Self::Bundle(cause)
-    }
-}
-
-impl fmt::Display for TrustError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bundle(_) => write!(f, "the bundle is malformed"),
-            Self::NoAnchor { method: Method::Key } => {
-                write!(
-                    f,
-                    "the bundle is signed with a key, and no key is trusted for it: name one with --public-key or in the policy's rule"
-                )
-            }
-            Self::NoAnchor { method } => write!(
-                f,
-                "the bundle is signed with a {method}, and no {method} chain is trusted for it: name one with --certificate-chain or in the policy's rule"
-            ),
-            Self::Keyless => write!(
-                f,
-                "the bundle is signed through Sigstore (keyless), which is not supported: it needs a key or a certificate"
-            ),
-            Self::UnknownKey { hint } => write!(
-                f,
-                "the bundle names the key {}: none of the trusted keys is it",
-                Escaped(hint.as_bytes())
-            ),
-            Self::BadSignature { keys: 1 } => write!(
-                f,
-                "the signature does not match: the bundle was changed or signed with another key"
-            ),
-            Self::BadSignature { keys } => write!(
-                f,
-                "the signature matches none of the {keys} trusted keys: the bundle was changed or signed with another key"
-            ),
-            Self::LegacyFormat => write!(
-                f,
-                "the bundle is signed in the format of model-signing v0.2, which is accepted only with --allow-legacy"
-            ),
-            Self::Chain(refusals) => match refusals.as_slice() {
-                [refusal] => write!(f, "the signer's certificate is not trusted: {refusal}"),
-                refusals => {
-                    write!(
-                        f,
-                        "the signer's certificate is trusted by none of {} chains",
-                        refusals.len()
-                    )?;
-                    for refusal in refusals {
-                        write!(f, "; {refusal}")?;
-                    }
-                    Ok(())
-                }
-            },
-            Self::Manifest(_) => write!(f, "the signed manifest is malformed"),
-        }
-    }
-}
-
-impl std::error::Error for TrustError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bundle(cause) => Some(cause),
-            Self::Manifest(cause) => Some(cause),
-            _ => None,
-        }
     }
 }

@@ -200,11 +200,15 @@ fn wrong_arguments_are_one_sentence_and_exit_2() {
         ),
         (
             "inspect --identity a --identity-provider b --trusted_root c model/model.sig",
-            "keyless signatures are not supported yet: give --public-key or --certificate-chain",
+            "--identity a: the identity is neither an email address nor a URI: begin it with email: or uri:",
         ),
         (
             "mount -f --identity_provider b bundle model mnt",
-            "keyless signatures are not supported yet: give --public-key or --certificate-chain",
+            "the following required arguments were not provided: --identity <STR>; see modelfs --help",
+        ),
+        (
+            "verify --tsa-root key.pub bundle model",
+            "--tsa-root needs --public-key or --certificate-chain: in a policy, write tsa = [\"NAME\"] in the rule",
         ),
         (
             "verify --allow-legacy bundle model",
@@ -258,7 +262,7 @@ fn help_lists_what_there_is_and_nothing_else() {
         .collect();
     assert_eq!(
         listed,
-        ["mount", "unmount", "verify", "inspect", "status", "help"]
+        ["mount", "unmount", "verify", "inspect", "status", "warm", "help"]
     );
     assert!(
         help.out.contains("5  content differs from its signed digest"),
@@ -277,7 +281,7 @@ fn without_trust_and_policy_the_remedy_is_told() {
     }
     let want = failed(
         2,
-        "nothing says whose signatures to trust: give --public-key FILE or --certificate-chain FILE, or write a \
+        "nothing says whose signatures to trust: give --public-key FILE, --certificate-chain FILE or --identity STR, or write a \
          policy to /home/.config/modelfs/policy.toml or /etc/modelfs/policy.toml, as modelfs verify --help shows",
     );
     for line in [
@@ -496,6 +500,7 @@ fn the_policies_that_we_show_are_policies() {
         let scene = Scene::new(&FILES);
         fs::copy(scene.path("key.pub"), scene.path("lab.pub")).unwrap();
         scene.write("acme-root.pem", &certified(2099).root.pem());
+        scene.write("acme-tsa.pem", &certified(2099).root.pem());
         let models = format!("{}**", scene.path("").display());
         scene.write(
             "policy.toml",
@@ -632,6 +637,8 @@ fn inspect_tells_who_signed_what() {
         [
             "bundle       model/model.sig",
             &format!("signed by    P-256 key {fingerprint}"),
+            "method       key",
+            "signed at    an unproven time",
             &format!("identity     sha256:{identity}"),
             "subject      model",
             &format!("root digest  sha256:{root}"),
@@ -650,6 +657,7 @@ fn inspect_tells_who_signed_what() {
         json!({
             "bundle": "model/model.sig",
             "signer": {"method": "key", "fingerprint": fingerprint, "curve": "P-256"},
+            "signed_at": [],
             "identity": identity,
             "subject": "model",
             "root_digest": root,
@@ -992,7 +1000,8 @@ fn a_background_mount_returns_when_it_serves_and_lets_go_of_its_caller() {
     let lines: Vec<String> = log.lines().map(|l| l.replace(&here, "/")).collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert!(
-        lines[0].contains("Z info: mounted /model on /mnt, 2 files, 9 B, signed by P-256 key "),
+        lines[0].contains("Z info: mounted /model on /mnt, 2 files, 9 B, signed by P-256 key ")
+            && lines[0].contains(" at an unproven time, manifest sha256:"),
         "{log}"
     );
     assert!(lines[1].ends_with("Z info: unmounted /mnt"), "{log}");

@@ -1,4 +1,4 @@
-//! Conformance: every vector for keys and certificates gets the verdict it should from `inspect`, `verify`,
+//! Conformance: every vector for keys, certificates and keyless signatures gets the verdict it should from `inspect`, `verify`,
 //! `mount` and a reader of the mount.
 //!
 //! The large collections lie beside the project and are left out where they do not; a part of what was made
@@ -53,18 +53,17 @@ fn vectors_that_were_made_for_this_project_get_their_verdicts() {
 }
 
 #[test]
-fn every_vector_for_keys_and_certificates_gets_its_verdict() {
+fn every_vector_of_every_method_gets_its_verdict() {
     let Some(dir) = support::vectors() else {
         return notice("the large collection of vectors was left out: ../shared/vectors is not there");
     };
-    let (ours, keyless): (Vec<_>, Vec<_>) = read_manifest(&dir.join("oms"))
-        .into_iter()
-        .partition(|vector| vector.text("method") != "sigstore");
-    notice(&format!(
-        "{} vectors for the keyless method were left out: modelfs has none yet",
-        keyless.len()
-    ));
-    assert!(ours.len() >= 470, "the collection is complete: {}", ours.len());
+    let ours = read_manifest(&dir.join("oms"));
+    let keyless = ours.iter().filter(|vector| vector.text("method") == "sigstore");
+    assert_eq!(
+        (ours.len(), keyless.count()),
+        (525, 55),
+        "the collection is complete"
+    );
     for exception in exceptions() {
         let known = ours.iter().any(|vector| vector.text("id") == exception.id);
         assert!(
@@ -86,6 +85,8 @@ fn signatures_of_every_historic_release_verify_with_their_own_trust_and_no_other
     let stranger = support::signing::Signer::p256().trust(scratch.path());
     let strange_root =
         support::signing::Signer::certificate(&rcgen::PKCS_ECDSA_P256_SHA256).trust(scratch.path());
+    let issuer = "https://sigstore.verify.ibm.com/oauth2";
+    let mut keyless;
     let mut seen = 0;
     for entry in fs::read_dir(dir.join("oms-historic")).unwrap() {
         let model = entry.unwrap().path();
@@ -96,8 +97,17 @@ fn signatures_of_every_historic_release_verify_with_their_own_trust_and_no_other
         } else if name.ends_with("-certificate") {
             let root = keys.join("ca-cert.pem");
             (vec!["--certificate-chain".into(), root.into()], &strange_root)
+        } else if name.ends_with("-sigstore") {
+            let stranger = ["--identity", "mallory@example.com", "--identity-provider", issuer];
+            let signer = ["--identity", "stefanb@us.ibm.com", "--identity-provider", issuer];
+            let production = |who: [&str; 4]| {
+                let words = who.iter().chain(&["--trusted-root", "production"]);
+                words.map(OsString::from).collect::<Vec<_>>()
+            };
+            keyless = production(stranger);
+            (production(signer), &keyless)
         } else {
-            continue; // Keyless, or not a model.
+            continue; // Not a model.
         };
         let bundle = model.join("model.sig");
         // Two of them sign one file, which is then the model.
@@ -123,7 +133,12 @@ fn signatures_of_every_historic_release_verify_with_their_own_trust_and_no_other
         } else {
             assert_eq!(outcome.code, Some(0), "{name}: {outcome:?}");
         }
-        let outcome = verify(other, &["--allow-legacy"]);
+        let lenient: &[&str] = if name.ends_with("-sigstore") {
+            &[]
+        } else {
+            &["--allow-legacy"]
+        };
+        let outcome = verify(other, lenient);
         assert_eq!(
             outcome.code,
             Some(3),
@@ -132,8 +147,8 @@ fn signatures_of_every_historic_release_verify_with_their_own_trust_and_no_other
         seen += 1;
     }
     assert_eq!(
-        seen, 9,
-        "five releases, by key and by certificate, but no key in v0.2.0"
+        seen, 13,
+        "five releases, by key, by certificate and keyless, but a certificate alone in v0.2.0"
     );
 }
 

@@ -243,13 +243,13 @@ def reread(bench, models):
             "openssl": lambda: hot(bench, model, *openssl(*model.files)),
         })
     rate = {name: rates(bench.bytes, seconds) for name, seconds in got.items()}
-    from_cold = functools.partial(Row, "reread-source-cold", "read again, source cold", "GB/s", rate["mount, source cold"])
-    from_hot = functools.partial(Row, "reread-source-hot", "read again, source hot", "GB/s", rate["mount, source hot"])
+    cold_row = functools.partial(Row, "reread-source-cold", "read again", "GB/s", rate["mount, source cold"])
+    hot_row = functools.partial(Row, "reread-source-hot", "read again", "GB/s", rate["mount, source hot"])
     return [
-        from_cold("native read", rate["native cold"], at_least=0.7),
-        from_cold("FUSE relay, no verification", rate["relay, source cold"]),
-        from_hot("hashing again: `openssl dgst`, hot", rate["openssl"], at_least=4),
-        from_hot("FUSE relay, no verification", rate["relay, source hot"]),
+        cold_row("native read", rate["native cold"], at_least=0.7),
+        cold_row("FUSE relay, no verification", rate["relay, source cold"]),
+        hot_row("hashing again: `openssl dgst`, hot", rate["openssl"], at_least=4),
+        hot_row("FUSE relay, no verification", rate["relay, source hot"]),
     ]
 
 
@@ -438,9 +438,10 @@ def resume(bench, models):
         "native": lambda: read_cold(bench, model),
     })
     first, total = zip(*got["second mount"])
+    row = functools.partial(Row, "resume-first-byte", "second mount, open, first byte", "ms", list(first))
     return [
-        Row("resume-first-byte", "second mount, open, first byte", "ms", list(first), "native, first 1 MiB", got["native 1 MiB"]),
-        Row("resume-first-byte", "second mount, open, first byte", "ms", list(first), "first mount", got["first mount"]),
+        row("native, first 1 MiB", got["native 1 MiB"]),
+        row("first mount", got["first mount"]),
         Row("resume-read", "second mount, read", "GB/s", rates(bench.bytes, total), "native read",
             rates(bench.bytes, got["native"])),
     ]

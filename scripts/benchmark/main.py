@@ -100,6 +100,8 @@ def commit():
     git = ["git", "-C", str(ROOT)]
     name = first_line(*git, "rev-parse", "--short=12", "HEAD")
     changed = first_line(*git, "status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock")
+    if os.environ.get("MODELFS_BENCH_OTHER"):
+        return f"{name} has the bench; what was measured is another binary (MODELFS_BINARY)"
     return name + (", with changes" if changed else "")
 
 
@@ -167,7 +169,8 @@ def main():
         "Measures modelfs against its peers, and writes docs/BENCHMARKS.md. Cases that are named run alone: their "
         "figures are printed and kept, and --report writes what is kept."))
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_const", dest="size", const="quick", help="models of 512 MiB; no document")
+    size.add_argument("--quick", action="store_const", dest="size", const="quick",
+                      help="models of 512 MiB; no document")
     size.add_argument("--smoke", action="store_const", dest="size", const="smoke",
                       help="every case once with next to no data, to see that all of them still run")
     parser.add_argument("--report", action="store_true", help="write docs/BENCHMARKS.md from the figures kept")

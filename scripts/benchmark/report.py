@@ -2,7 +2,6 @@
 
 import html
 import statistics
-from pathlib import Path
 
 BEGIN, END = "<!-- scripts/bench writes from here -->", "<!-- to here -->"
 
@@ -88,7 +87,8 @@ def document(results, plots):
         for notice in result["notices"]:
             said.setdefault(notice, []).append(result["case"])
     if said:
-        out += ["", "Said while measuring:", "", *[f"- {notice} ({', '.join(cases)})" for notice, cases in said.items()]]
+        out += ["", "Said while measuring:", ""]
+        out += [f"- {notice} ({', '.join(cases)})" for notice, cases in said.items()]
     return "\n".join(out) + "\n"
 
 
@@ -125,17 +125,22 @@ def svg(title, cases):
     """Bars of medians with a line from the least to the greatest."""
     left, width, bar, gap = 330, 420, 18, 26
     most = max(max(values) for _, bars in cases for _, values in bars)
-    x = lambda value: left + width * value / most
     out, y = [], 34
-    text = lambda x, y, what, more="": out.append(f'<text x="{x:.0f}" y="{y:.0f}"{more}>{html.escape(what)}</text>')
+
+    def x(value):
+        return left + width * value / most
+
+    def text(x, y, what, more=""):
+        out.append(f'<text x="{x:.0f}" y="{y:.0f}"{more}>{html.escape(what)}</text>')
+
     text(10, 20, title, ' font-weight="bold"')
     for case, bars in cases:
         text(10, y + 13, case, ' font-style="italic"')
         for name, values in bars:
-            colour = COLOURS["modelfs" if name == "modelfs" else "peer"]
+            ours = name == "modelfs"
+            colour = COLOURS["modelfs" if ours else "peer"]
             middle = statistics.median(values)
-            text(left - 8, y + 13, name.replace("`", ""), ' text-anchor="end"') if name != "modelfs" else \
-                text(left - 8, y + 13, name, ' text-anchor="end" font-weight="bold"')
+            text(left - 8, y + 13, name.replace("`", ""), ' text-anchor="end"' + ' font-weight="bold"' * ours)
             out.append(f'<rect x="{left}" y="{y}" width="{x(middle) - left:.1f}" height="{bar - 4}" fill="{colour}"/>')
             line = f'x1="{x(min(values)):.1f}" x2="{x(max(values)):.1f}" y1="{y + 7}" y2="{y + 7}"'
             out.append(f'<line {line} stroke="#222" stroke-width="1.5"/>')

@@ -1,6 +1,10 @@
 //! From arguments, environment and policy files to what is trusted.
 
+use std::io;
+use std::io::Write as _;
 use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -22,18 +26,19 @@ use crate::trust::Bundle;
 use crate::trust::CertificateAnchor;
 use crate::trust::CertificateIdentity;
 use crate::trust::CertificateTime;
+use crate::trust::KeylessAnchor;
+use crate::trust::KeylessIdentity;
 use crate::trust::PublicKey;
+use crate::trust::Signer;
+use crate::trust::SigstoreRoot;
+use crate::trust::TimestampAnchor;
 use crate::trust::TrustAnchors;
 use crate::trust::TrustedManifest;
 use crate::trust::UnixTime;
+use crate::trust::keyless::PRODUCTION;
 
-/// Checks a bundle's signature against what the arguments, or else a policy, trust for this place.
-pub(super) fn verify(
-    args: &TrustArgs,
-    bundle: &BundleFile,
-    place: &ModelLocation,
-) -> Result<TrustedManifest, Failure> {
-    let anchors = anchors(args, place)?;
+/// Checks a bundle's signature against what is trusted.
+pub(super) fn verify(anchors: &TrustAnchors, bundle: &BundleFile) -> Result<TrustedManifest, Failure> {
     let of_bundle = |e: &dyn std::error::Error| {
         Failure::about(
             Exit::NotTrusted,
@@ -42,32 +47,34 @@ pub(super) fn verify(
         )
     };
     let parsed = Bundle::parse(&bundle.bytes).map_err(|e| of_bundle(&e))?;
-    anchors.verify(&parsed, now()).map_err(|e| of_bundle(&e))
-}
-
-/// Refuses what this version cannot do before anything is looked at.
-pub(super) fn refuse_keyless(args: &TrustArgs) -> Result<(), Failure> {
-    if args.identity.is_some() || args.identity_provider.is_some() || args.trusted_root.is_some() {
-        return Err(Failure::new(
-            Exit::Usage,
-            "keyless signatures are not supported yet: give --public-key or --certificate-chain",
-        ));
+    let trusted = anchors.verify(&parsed, now()).map_err(|e| of_bundle(&e))?;
+    if let Some(stale) = staleness(trusted.signer()) {
+        let _ = writeln!(io::stderr(), "modelfs: warning: the trusted root {stale}");
     }
-    Ok(())
+    Ok(trusted)
 }
 
-fn anchors(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
+/// Reads what the arguments, or else a policy, trust for this place.
+pub(super) fn load(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
     if let Some(policy) = &args.policy {
         return from_policy(policy, place);
     }
-    if !args.public_key.is_empty() || !args.certificate_chain.is_empty() {
-        return from_options(args, place);
+    let keys = !args.public_key.is_empty() || !args.certificate_chain.is_empty();
+    for (given, option, in_policy) in [
+        (args.allow_legacy, "--allow-legacy", "allow_legacy = true"),
+        (!args.tsa_root.is_empty(), "--tsa-root", "tsa = [\"NAME\"]"),
+    ] {
+        if given && !keys {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "{option} needs --public-key or --certificate-chain: in a policy, write {in_policy} in the rule"
+                ),
+            ));
+        }
     }
-    if args.allow_legacy {
-        return Err(Failure::new(
-            Exit::Usage,
-            "--allow-legacy needs --public-key or --certificate-chain: in a policy, write allow_legacy = true in the rule",
-        ));
+    if keys || args.identity.is_some() {
+        return from_options(args, place);
     }
     let places = PolicyPlaces::from_environment();
     match places.find() {
@@ -85,7 +92,7 @@ fn nothing_trusted(places: &PolicyPlaces) -> Failure {
     Failure::new(
         Exit::Usage,
         format!(
-            "nothing says whose signatures to trust: give --public-key FILE or --certificate-chain FILE, or write a \
+            "nothing says whose signatures to trust: give --public-key FILE, --certificate-chain FILE or --identity STR, or write a \
              policy to {user}{SYSTEM_POLICY}, as modelfs verify --help shows"
         ),
     )
@@ -109,28 +116,84 @@ fn from_options(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors,
     if !args.certificate_chain.is_empty() {
         anchors.add_certificates(certificates(args, place)?);
     }
+    if let (Some(identity), Some(issuer)) = (&args.identity, &args.identity_provider) {
+        anchors.add_keyless(keyless(identity, issuer, args.trusted_root.as_deref(), place)?);
+    }
+    if !args.tsa_root.is_empty() {
+        anchors.set_timestamps(timestamps(args, place)?);
+    }
     if args.allow_legacy {
         anchors.allow_legacy();
     }
     Ok(anchors)
 }
 
+/// `--identity`, `--identity-provider` and `--trusted-root`.
+fn keyless(
+    identity: &str,
+    issuer: &str,
+    root: Option<&Path>,
+    place: &ModelLocation,
+) -> Result<KeylessAnchor, Failure> {
+    let parsed = KeylessIdentity::parse(identity).map_err(|e| {
+        let place = format!("--identity {}", Escaped(identity.as_bytes()));
+        Failure::about(Exit::Usage, &place, &e)
+    })?;
+    if issuer.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--identity-provider is empty: name the issuer's URL",
+        ));
+    }
+    let Some(path) = root else {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--identity needs the keys of the Sigstore instance: give --trusted-root FILE with its trusted_root.json, \
+             or --trusted-root production for the public instance's as shipped with this modelfs",
+        ));
+    };
+    let root = match path == Path::new(PRODUCTION) {
+        true => SigstoreRoot::production(),
+        false => SigstoreRoot::parse(read(path, place)?.bytes(), &shown(path).to_string()),
+    };
+    let root =
+        root.map_err(|e| Failure::about(Exit::NotTrusted, &format!("the trusted root {}", shown(path)), &e))?;
+    Ok(KeylessAnchor::new(Arc::new(root), parsed, issuer))
+}
+
+/// The files of all `--tsa-root` together.
+fn timestamps(args: &TrustArgs, place: &ModelLocation) -> Result<TimestampAnchor, Failure> {
+    let files = read_all(&args.tsa_root, place)?;
+    let pems: Vec<&[u8]> = files.iter().map(TrustFile::bytes).collect();
+    TimestampAnchor::from_pem(&pems)
+        .map_err(|e| Failure::about(Exit::NotTrusted, &certificates_named(&files), &e))
+}
+
+fn read_all(paths: &[PathBuf], place: &ModelLocation) -> Result<Vec<TrustFile>, Failure> {
+    paths.iter().map(|path| read(path, place)).collect()
+}
+
+fn certificates_named(files: &[TrustFile]) -> String {
+    let names: Vec<String> = files.iter().map(|file| shown(file.path()).to_string()).collect();
+    format!("the certificates {}", names.join(", "))
+}
+
+/// What is worth a warning about the trusted root behind a signer: which one, and why it should be replaced.
+pub(super) fn staleness(signer: &Signer) -> Option<String> {
+    match signer {
+        Signer::Sigstore { root, stale, .. } => {
+            stale.map(|stale| format!("{} is {stale}", Escaped(root.as_bytes())))
+        }
+        Signer::Key { .. } | Signer::Certificate { .. } => None,
+    }
+}
+
 /// The files of all `--certificate-chain` together: the reference tool too takes a chain in pieces.
 fn certificates(args: &TrustArgs, place: &ModelLocation) -> Result<CertificateAnchor, Failure> {
-    let files = args
-        .certificate_chain
-        .iter()
-        .map(|path| read(path, place))
-        .collect::<Result<Vec<_>, _>>()?;
+    let files = read_all(&args.certificate_chain, place)?;
     let pems: Vec<&[u8]> = files.iter().map(TrustFile::bytes).collect();
-    let mut anchor = CertificateAnchor::from_pem(&pems).map_err(|e| {
-        let names: Vec<String> = files.iter().map(|file| shown(file.path()).to_string()).collect();
-        Failure::about(
-            Exit::NotTrusted,
-            &format!("the certificates {}", names.join(", ")),
-            &e,
-        )
-    })?;
+    let mut anchor = CertificateAnchor::from_pem(&pems)
+        .map_err(|e| Failure::about(Exit::NotTrusted, &certificates_named(&files), &e))?;
     if let Some(text) = &args.certificate_identity {
         let identity = CertificateIdentity::parse(text).map_err(|e| {
             let place = format!("--certificate-identity {}", Escaped(text.as_bytes()));

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use clap::ValueEnum;
 
 use super::exit::EXIT_CODES;
+use crate::mount;
 
 /// Mounts a signed machine-learning model read-only and verifies every byte as it is read.
 #[derive(Debug, Parser)]
@@ -46,6 +47,35 @@ pub(super) enum Command {
         /// Where the model is mounted; all mounts when left out.
         mountpoint: Option<PathBuf>,
     },
+    /// Read a mounted model through once, so that the kernel holds verified pages of it.
+    Warm {
+        /// Where the model is mounted.
+        mountpoint: PathBuf,
+        /// Files and folders of it, relative to MOUNTPOINT or absolute; all when left out.
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// We are the privileged part of a mount: standard input is a socket to the part that serves.
+    #[command(hide = true, name = mount::privileged::COMMAND)]
+    Privileged(AttachArgs),
+    /// Mount, and give the device to the service manager for the server that it starts next.
+    #[command(hide = true)]
+    Attach(AttachArgs),
+}
+
+/// A mount without a server yet.
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    #[arg(long, alias = "allow_other")]
+    pub(super) allow_other: bool,
+    #[arg(long, alias = "allow_exec")]
+    pub(super) allow_exec: bool,
+    #[arg(long, alias = "read_ahead")]
+    pub(super) read_ahead: Option<u32>,
+    /// What the mount table shows as the source.
+    pub(super) source: PathBuf,
+    /// An empty folder.
+    pub(super) mountpoint: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -127,15 +157,19 @@ pub(super) struct TrustArgs {
         requires = "certificate_chain"
     )]
     pub(super) cert_time: Option<CertTime>,
-    /// Keyless signatures: who signed (not supported yet).
-    #[arg(long, value_name = "STR", hide = true)]
+    /// Trust keyless (Sigstore) signatures of this email address or URI; `*` stands for anything but `/`.
+    #[arg(long, value_name = "STR", requires = "identity_provider")]
     pub(super) identity: Option<String>,
-    /// Keyless signatures: who vouches for the identity (not supported yet).
-    #[arg(long, alias = "identity_provider", value_name = "URL", hide = true)]
+    /// Who must vouch for the identity: the issuer's URL, exactly.
+    #[arg(long, alias = "identity_provider", value_name = "URL", requires = "identity")]
     pub(super) identity_provider: Option<String>,
-    /// Keyless signatures: the instance's keys (not supported yet).
-    #[arg(long, alias = "trusted_root", value_name = "FILE", hide = true)]
+    /// The keys of the Sigstore instance: a trusted_root.json, or the word `production` for the public one.
+    #[arg(long, alias = "trusted_root", value_name = "FILE", requires = "identity")]
     pub(super) trusted_root: Option<PathBuf>,
+    /// Take the word of time-stamping authorities under this root (PEM) for when a key or a certificate signed: then
+    /// the certificate must have been valid at that time; repeatable.
+    #[arg(long, alias = "tsa_root", value_name = "FILE")]
+    pub(super) tsa_root: Vec<PathBuf>,
     /// Accept signatures in the way of OMS v0.2.
     #[arg(long, alias = "allow_legacy")]
     pub(super) allow_legacy: bool,
@@ -145,7 +179,7 @@ pub(super) struct TrustArgs {
         value_name = "FILE",
         conflicts_with_all = [
             "public_key", "certificate_chain", "certificate_identity", "cert_time", "identity",
-            "identity_provider", "trusted_root", "allow_legacy",
+            "identity_provider", "trusted_root", "tsa_root", "allow_legacy",
         ]
     )]
     pub(super) policy: Option<PathBuf>,
@@ -195,9 +229,18 @@ pub(super) struct ServeArgs {
     /// Let readers map files as executable code.
     #[arg(long, alias = "allow_exec")]
     pub(super) allow_exec: bool,
+    /// Do not confine the server to what serving takes.
+    #[arg(long, alias = "no_sandbox")]
+    pub(super) no_sandbox: bool,
+    /// Do everything but the mount: what a mount helper is asked with -f.
+    #[arg(long, hide = true)]
+    pub(super) fake: bool,
     /// Append the log to this file instead of sending it to the system's log.
     #[arg(long, alias = "log_file", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
+    /// What a line of the log looks like; the journal of a background mount gets fields either way.
+    #[arg(long, alias = "log_format", value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    pub(super) log_format: LogFormat,
 }
 
 /// How much reading and hashing may take.
@@ -222,6 +265,15 @@ pub(super) struct LimitArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub(super) source_timeout: Option<u32>,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// A sentence.
+    Text,
+    /// An object with the fields time, level, priority, identifier, pid, event, mountpoint, path and message.
+    Json,
 }
 
 /// `--unsigned`.
@@ -347,9 +399,20 @@ mod tests {
             ("--policy p --public-key a", Some(ArgumentConflict)),
             ("--policy p --certificate-chain a", Some(ArgumentConflict)),
             ("--policy p --allow-legacy", Some(ArgumentConflict)),
-            ("--policy p --identity a", Some(ArgumentConflict)),
-            ("--policy p --identity-provider a", Some(ArgumentConflict)),
-            ("--policy p --trusted-root a", Some(ArgumentConflict)),
+            (
+                "--identity a --identity-provider b --trusted_root production",
+                None,
+            ),
+            ("--identity a --identity_provider b", None),
+            ("--public-key a --tsa-root b --tsa_root c", None),
+            (
+                "--policy p --identity a --identity-provider b",
+                Some(ArgumentConflict),
+            ),
+            ("--policy p --tsa-root a", Some(ArgumentConflict)),
+            ("--identity a", Some(MissingRequiredArgument)),
+            ("--identity-provider a", Some(MissingRequiredArgument)),
+            ("--trusted-root a", Some(MissingRequiredArgument)),
             ("--policy p --policy q", Some(ArgumentConflict)),
             ("--certificate-identity dns:x", Some(MissingRequiredArgument)),
             ("--cert-time now", Some(MissingRequiredArgument)),
@@ -366,7 +429,7 @@ mod tests {
 
     #[test]
     fn commands_that_do_not_exist_yet_are_not_commands() {
-        for command in ["sign", "digest", "warm"] {
+        for command in ["sign", "digest"] {
             assert_eq!(
                 parse(&format!("modelfs {command}")).err(),
                 Some(ErrorKind::InvalidSubcommand)

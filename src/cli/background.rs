@@ -50,22 +50,40 @@ pub(super) fn start(arguments: &[OsString], handed: Option<&HandedOver>) -> io::
     }
 }
 
-/// Tells the first process that serving has begun, and lets go of all that is the caller's: the standard
-/// streams, the session and the working folder.
-///
-/// # Errors
-/// When the first process is gone nobody knows of this one, and it should end.
-pub(super) fn detach(log: Destination) -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    std::env::set_current_dir("/")?;
-    super::log::redirect(log);
-    // Before the byte: a caller that reads our output to its end must not wait for us once it is sent.
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    let ready = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-    rustix::stdio::dup2_stdin(&null)?;
-    // Before the byte, too: the caller's terminal may close as soon as the caller returns.
-    rustix::process::setsid()?;
-    rustix::io::write(ready, b"1")?;
-    Ok(())
+/// What it takes to go into the background, opened while that can be done.
+#[derive(Debug)]
+pub(super) struct Background {
+    null: File,
+    log: Destination,
+}
+
+impl Background {
+    /// Prepares to log there from now on.
+    ///
+    /// # Errors
+    /// When there is no `/dev/null`.
+    pub(super) fn prepare(log: Destination) -> io::Result<Self> {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        Ok(Self { null, log })
+    }
+
+    /// Tells the first process that serving has begun, and lets go of all that is the caller's: the standard
+    /// streams, the session and the working folder.
+    ///
+    /// # Errors
+    /// When the first process is gone nobody knows of this one, and it should end.
+    pub(super) fn detach(self) -> io::Result<()> {
+        let Self { null, log } = self;
+        std::env::set_current_dir("/")?;
+        super::log::redirect(log);
+        // Before the byte: a caller that reads our output to its end must not wait for us once it is sent.
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        let ready = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+        rustix::stdio::dup2_stdin(&null)?;
+        // Before the byte, too: the caller's terminal may close as soon as the caller returns.
+        rustix::process::setsid()?;
+        rustix::io::write(ready, b"1")?;
+        Ok(())
+    }
 }

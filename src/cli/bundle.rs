@@ -19,7 +19,7 @@ use crate::trust::bundle::MAX_BUNDLE_BYTES;
 const WORD: &str = "bundle";
 
 /// Name of the bundle inside a model, as the reference tool writes it.
-const BUNDLE_NAME: &str = "model.sig";
+pub(super) const BUNDLE_NAME: &str = "model.sig";
 
 /// A bundle as it lies on disk; nothing in it is trusted.
 #[derive(Debug)]

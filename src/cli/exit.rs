@@ -41,6 +41,27 @@ impl Exit {
         }
     }
 
+    /// The end that a number stands for, as the background half of a mount reports it.
+    pub(super) fn of_code(code: u8) -> Option<Self> {
+        ALL.into_iter().find(|exit| exit.code() == code)
+    }
+
+    /// The number that mount(8) knows, for a mount helper: 1 is a wrong invocation, 2 a system error, 32 a mount that
+    /// failed. The sentence says why.
+    pub(super) const fn mount_code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Usage => 1,
+            Self::Unforeseen => 2,
+            Self::NotTrusted
+            | Self::PolicyRefuses
+            | Self::ContentDiffers
+            | Self::TreeDiffers
+            | Self::Io
+            | Self::MountFailed => 32,
+        }
+    }
+
     /// The name in `--json` output; as much a contract as the number.
     pub(super) const fn kind(self) -> &'static str {
         match self {
@@ -56,6 +77,18 @@ impl Exit {
         }
     }
 }
+
+const ALL: [Exit; 9] = [
+    Exit::Done,
+    Exit::Unforeseen,
+    Exit::Usage,
+    Exit::NotTrusted,
+    Exit::PolicyRefuses,
+    Exit::ContentDiffers,
+    Exit::TreeDiffers,
+    Exit::Io,
+    Exit::MountFailed,
+];
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

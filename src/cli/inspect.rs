@@ -19,15 +19,17 @@ use crate::manifest::SignedContent;
 use crate::manifest::SignedFile;
 use crate::path::Escaped;
 use crate::policy::ModelLocation;
+use crate::trust::RootDate;
 use crate::trust::Signer;
+use crate::trust::TimeProof;
 use crate::trust::TrustedManifest;
+use crate::trust::Witness;
 
 /// Checks the signature and describes what it covers.
 pub(super) fn run(args: &InspectArgs, json: bool) -> Result<String, Failure> {
-    anchors::refuse_keyless(&args.trust)?;
     let bundle = BundleFile::read(&args.bundle, None)?;
     let place = ModelLocation::of_bundle(&bundle.path).map_err(|e| Failure::of(Exit::Io, &e))?;
-    let trusted = anchors::verify(&args.trust, &bundle, &place)?;
+    let trusted = anchors::verify(&anchors::load(&args.trust, &place)?, &bundle)?;
     Ok(if json {
         render(&data(&bundle, &trusted))
     } else {
@@ -45,6 +47,8 @@ fn text(bundle: &BundleFile, trusted: &TrustedManifest) -> String {
     let mut facts = vec![
         ("bundle", shown(&bundle.path).to_string()),
         ("signed by", trusted.signer().to_string()),
+        ("method", trusted.signer().method().to_string()),
+        ("signed at", trusted.signed_at().to_string()),
         (
             "identity",
             format!("sha256:{}", HEXLOWER.encode(manifest.identity())),
@@ -56,17 +60,33 @@ fn text(bundle: &BundleFile, trusted: &TrustedManifest) -> String {
         ),
         ("hash", how),
     ];
-    if let Signer::Certificate {
-        san,
-        not_before,
-        not_after,
-        ..
-    } = trusted.signer()
-    {
-        for name in san {
-            facts.push(("known as", Escaped(name.as_bytes()).to_string()));
+    match trusted.signer() {
+        Signer::Key { .. } => {}
+        Signer::Certificate {
+            san,
+            not_before,
+            not_after,
+            ..
+        } => {
+            for name in san {
+                facts.push(("known as", Escaped(name.as_bytes()).to_string()));
+            }
+            facts.push(("certificate", format!("valid from {not_before} to {not_after}")));
         }
-        facts.push(("certificate", format!("valid from {not_before} to {not_after}")));
+        Signer::Sigstore {
+            root,
+            root_date,
+            stale,
+            ..
+        } => {
+            facts.push((
+                "trusted root",
+                format!("{}, {root_date}", Escaped(root.as_bytes())),
+            ));
+            if let Some(stale) = stale {
+                facts.push(("warning", format!("the trusted root is {stale}")));
+            }
+        }
     }
     if !ignored.is_empty() {
         facts.push(("left out", ignored.join(" ")));
@@ -114,6 +134,7 @@ fn data(bundle: &BundleFile, trusted: &TrustedManifest) -> Value {
     json!({
         "bundle": bundle.path.to_string_lossy(),
         "signer": signer_data(trusted.signer()),
+        "signed_at": trusted.signed_at().proofs().iter().map(time_data).collect::<Vec<_>>(),
         "identity": HEXLOWER.encode(manifest.identity()),
         "subject": manifest.subject(),
         "root_digest": HEXLOWER.encode(manifest.root_digest()),
@@ -150,6 +171,44 @@ fn signer_data(signer: &Signer) -> Value {
             "spki_sha256": spki_sha256,
             "not_before": not_before.to_string(),
             "not_after": not_after.to_string(),
+        }),
+        Signer::Sigstore {
+            identity,
+            issuer,
+            spki_sha256,
+            serial,
+            root,
+            root_date,
+            stale,
+        } => json!({
+            "method": "sigstore",
+            "identity": identity,
+            "issuer": issuer,
+            "serial": serial,
+            "spki_sha256": spki_sha256,
+            "trusted_root": {
+                "name": root,
+                "date": root_date.at().to_string(),
+                "shipped": matches!(root_date, RootDate::Shipped(_)),
+                "stale": stale.map(|stale| stale.to_string()),
+            },
+        }),
+    }
+}
+
+/// One proof of when it was signed.
+fn time_data(proof: &TimeProof) -> Value {
+    match &proof.witness {
+        Witness::Log { name, index } => json!({
+            "time": proof.at.to_string(),
+            "proof": "transparency-log",
+            "log": name,
+            "entry": index,
+        }),
+        Witness::Timestamp { name } => json!({
+            "time": proof.at.to_string(),
+            "proof": "rfc3161",
+            "authority": name,
         }),
     }
 }

@@ -1,5 +1,8 @@
 //! Where log lines go: standard error, a file, or the system's log.
 //!
+//! Standard error that leads to the journal gets each line with its priority in front; in the background the journal
+//! itself gets fields, and where there is none, syslog gets lines. What a line can say is in [`entry`].
+//!
 //! A line is one line: control characters are escaped, so that nothing in a message can forge another. A
 //! reader that trips over a broken model in a loop cannot fill the disk: past a limit lines are counted, not
 //! written. The log never holds up what is logged about: a line that cannot be written is dropped.
@@ -9,13 +12,13 @@ use std::io;
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use log::Level;
 use log::LevelFilter;
@@ -26,8 +29,12 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
 
+mod entry;
+
+use super::args::LogFormat;
 use super::failure::plain;
-use crate::trust::UnixTime;
+use entry::Entry;
+use entry::IDENTIFIER;
 
 /// Lines written in one window. More than a hundred refusals in ten seconds say nothing new.
 const MAX_LINES: u32 = 100;
@@ -35,8 +42,8 @@ const MAX_LINES: u32 = 100;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Longest message in bytes. With what stands before it a line fits into one write to a pipe, 4096 bytes.
-const MAX_LINE_BYTES: usize = 4000;
+/// Where the journal listens for entries with fields (systemd's "Native Journal Protocol").
+const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// Where the system's log listens.
 const SYSLOG: &str = "/dev/log";
@@ -53,6 +60,8 @@ pub(super) enum Destination {
     Journal,
     /// A file, appended to.
     File(File),
+    /// The journal, which takes fields.
+    Journald(UnixDatagram),
     /// The system's log.
     Syslog(UnixDatagram),
     /// There is no log on this system.
@@ -70,29 +79,38 @@ impl Destination {
         }
     }
 
-    /// The system's log, if there is one.
+    /// The system's log, if there is one: the journal, else syslog.
     pub(super) fn system() -> Self {
-        let connect = || -> io::Result<UnixDatagram> {
+        let connect = |path: &str| -> io::Result<UnixDatagram> {
             let socket = UnixDatagram::unbound()?;
-            socket.connect(SYSLOG)?;
+            socket.connect(path)?;
             // A log daemon that hangs must not make readers wait.
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
-        connect().map_or(Self::Nowhere, Self::Syslog)
+        let syslog = |_| connect(SYSLOG).map_or(Self::Nowhere, Self::Syslog);
+        connect(JOURNAL).map_or_else(syslog, Self::Journald)
     }
 
-    fn write(&mut self, level: Level, message: &str, now: SystemTime) {
-        let line = match self {
-            Self::Stderr => format!("modelfs: {}: {message}\n", word(level)),
-            Self::Journal => format!("<{}>{message}\n", severity(level)),
-            Self::File(_) => format!("{} {}: {message}\n", timestamp(now), word(level)),
-            Self::Syslog(_) => format!(
-                "<{}>modelfs[{}]: {message}",
-                SYSLOG_FACILITY | severity(level),
-                std::process::id()
-            ),
-            Self::Nowhere => return,
+    fn write(&mut self, entry: &Entry<'_>, format: LogFormat) {
+        let text = || match format {
+            LogFormat::Text => entry.message.clone(),
+            LogFormat::Json => entry.json(),
+        };
+        let (level, severity) = (word(entry.level), severity(entry.level));
+        let line = match (&self, format) {
+            (Self::Nowhere, _) => return,
+            (Self::Journald(_), _) => entry.journal_fields(),
+            (Self::Syslog(_), _) => {
+                let priority = SYSLOG_FACILITY | severity;
+                format!("<{priority}>{IDENTIFIER}[{}]: {}", std::process::id(), text())
+            }
+            (Self::Journal, _) => format!("<{severity}>{}\n", text()),
+            (Self::Stderr | Self::File(_), LogFormat::Json) => format!("{}\n", text()),
+            (Self::Stderr, LogFormat::Text) => format!("{IDENTIFIER}: {level}: {}\n", text()),
+            (Self::File(_), LogFormat::Text) => {
+                format!("{} {level}: {}\n", entry::timestamp(entry.time), text())
+            }
         };
         // Nothing can be said about a log that does not take what is said.
         let _ = match self {
@@ -101,7 +119,7 @@ impl Destination {
             }
             Self::File(file) if takes_a_line(file) => file.write_all(line.as_bytes()),
             Self::Stderr | Self::Journal | Self::File(_) => Ok(()),
-            Self::Syslog(socket) => socket.send(line.as_bytes()).map(drop),
+            Self::Journald(socket) | Self::Syslog(socket) => socket.send(line.as_bytes()).map(drop),
             Self::Nowhere => Ok(()),
         };
     }
@@ -161,6 +179,9 @@ impl Limit {
 #[derive(Debug)]
 struct State {
     destination: Destination,
+    format: LogFormat,
+    /// Which mount all lines are about, once there is one.
+    mountpoint: Option<String>,
     /// Errors have a limit of their own: a flood of warnings must not keep a refusal out of the log.
     errors: Limit,
     others: Limit,
@@ -175,9 +196,11 @@ struct Logger {
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Starts logging.
-pub(super) fn start(destination: Destination, level: LevelFilter) {
+pub(super) fn start(destination: Destination, level: LevelFilter, format: LogFormat) {
     let state = State {
         destination,
+        format,
+        mountpoint: None,
         errors: Limit::new(Instant::now()),
         others: Limit::new(Instant::now()),
     };
@@ -199,6 +222,14 @@ pub(super) fn redirect(destination: Destination) {
     if let Some(logger) = LOGGER.get() {
         let mut state = logger.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.destination = destination;
+    }
+}
+
+/// Says which mount all further lines are about.
+pub(super) fn about(mountpoint: &Path) {
+    if let Some(logger) = LOGGER.get() {
+        let mut state = logger.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.mountpoint = Some(plain(&mountpoint.to_string_lossy()));
     }
 }
 
@@ -224,9 +255,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = line(&record.args().to_string());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now();
         let limit = match record.level() {
             Level::Error => &mut state.errors,
             _ => &mut state.others,
@@ -234,21 +263,37 @@ impl Log for Logger {
         match limit.admit(Instant::now()) {
             Admission::Drop => return,
             Admission::Write => {}
-            Admission::WriteAfterDropping(lines) => {
-                state.destination.write(Level::Warn, &dropped(lines), now)
-            }
+            Admission::WriteAfterDropping(lines) => state.write_dropped(lines),
         }
-        state.destination.write(record.level(), &message, now);
+        let State {
+            destination,
+            format,
+            mountpoint,
+            ..
+        } = &mut *state;
+        destination.write(&Entry::of(record, mountpoint.as_deref()), *format);
     }
 
     fn flush(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = std::mem::take(&mut state.errors.dropped) + std::mem::take(&mut state.others.dropped);
         if lines > 0 {
-            state
-                .destination
-                .write(Level::Warn, &dropped(lines), SystemTime::now());
+            state.write_dropped(lines);
         }
+    }
+}
+
+impl State {
+    fn write_dropped(&mut self, lines: u64) {
+        let entry = Entry {
+            time: SystemTime::now(),
+            level: Level::Warn,
+            event: Some("dropped".to_owned()),
+            mountpoint: self.mountpoint.as_deref(),
+            path: None,
+            message: dropped(lines),
+        };
+        self.destination.write(&entry, self.format);
     }
 }
 
@@ -257,17 +302,6 @@ fn dropped(lines: u64) -> String {
         "{lines} log lines were dropped, there were more than {MAX_LINES} in {} seconds",
         WINDOW.as_secs()
     )
-}
-
-/// A message as one line of limited length.
-fn line(message: &str) -> String {
-    let mut text = plain(message);
-    if text.len() > MAX_LINE_BYTES {
-        let cut = (0..=MAX_LINE_BYTES).rev().find(|at| text.is_char_boundary(*at));
-        text.truncate(cut.unwrap_or(0));
-        text.push_str(" [cut]");
-    }
-    text
 }
 
 fn word(level: Level) -> &'static str {
@@ -289,26 +323,11 @@ fn severity(level: Level) -> u8 {
     }
 }
 
-/// UTC as in RFC 3339.
-fn timestamp(now: SystemTime) -> UnixTime {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
-
-    #[test]
-    fn lines_cannot_be_forged_and_have_an_end() {
-        assert_eq!(
-            line("a\nmodelfs: error: b\u{1b}[2J"),
-            "a\\nmodelfs: error: b\\u{1b}[2J"
-        );
-        let long = line(&"\u{e4}".repeat(MAX_LINE_BYTES));
-        assert_eq!(long.len(), MAX_LINE_BYTES + " [cut]".len());
-    }
+    use std::time::UNIX_EPOCH;
 
     #[test]
     fn past_the_limit_lines_are_counted_and_the_count_is_told() {
@@ -327,29 +346,53 @@ mod tests {
         assert_eq!(limit.admit(start + WINDOW), Admission::Write);
     }
 
+    fn entry(level: Level, message: &str) -> Entry<'_> {
+        Entry {
+            time: UNIX_EPOCH + Duration::from_millis(1_709_210_096_789),
+            level,
+            event: Some("content-differs".to_owned()),
+            mountpoint: Some("/mnt/a\\b"),
+            path: Some("w.bin".to_owned()),
+            message: message.to_owned(),
+        }
+    }
+
     #[test]
     fn a_file_gets_whole_lines_with_time_and_level() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut destination = Destination::File(File::create(&path).unwrap());
-        let now = UNIX_EPOCH + Duration::from_millis(1_709_210_096_789);
-        destination.write(Level::Error, "refused", now);
-        destination.write(Level::Warn, "act", now);
+        destination.write(&entry(Level::Error, "refused"), LogFormat::Text);
+        destination.write(&entry(Level::Warn, "act \"now\""), LogFormat::Json);
+        let pid = std::process::id();
         assert_eq!(
             fs::read_to_string(path).unwrap(),
-            "2024-02-29T12:34:56Z error: refused\n2024-02-29T12:34:56Z warning: act\n"
+            format!(
+                "2024-02-29T12:34:56Z error: refused\n{{\"time\":\"2024-02-29T12:34:56Z\",\"level\":\"warning\",\
+                 \"priority\":4,\"identifier\":\"modelfs\",\"pid\":{pid},\"event\":\"content-differs\",\
+                 \"mountpoint\":\"/mnt/a\\\\b\",\"path\":\"w.bin\",\"message\":\"act \\\"now\\\"\"}}\n"
+            )
         );
     }
 
     #[test]
-    fn the_system_log_gets_priority_and_name() {
+    fn the_system_log_gets_priority_and_name_and_the_journal_fields() {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
-        Destination::Syslog(ours).write(Level::Error, "refused", UNIX_EPOCH);
-        let mut buffer = [0; 100];
-        let length = theirs.recv(&mut buffer).unwrap();
+        let got = |mut destination: Destination| {
+            destination.write(&entry(Level::Error, "refused"), LogFormat::Text);
+            let mut buffer = [0; 400];
+            let length = theirs.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
         assert_eq!(
-            std::str::from_utf8(&buffer[..length]).unwrap(),
+            got(Destination::Syslog(ours.try_clone().unwrap())),
             format!("<27>modelfs[{}]: refused", std::process::id())
+        );
+        assert_eq!(
+            got(Destination::Journald(ours)),
+            "MESSAGE=refused\nPRIORITY=3\nSYSLOG_IDENTIFIER=modelfs\nSYSLOG_FACILITY=3\n\
+             MESSAGE_ID=a07a04866eac4ba682ef7965cce421f1\nMODELFS_EVENT=content-differs\n\
+             MODELFS_MOUNTPOINT=/mnt/a\\b\nMODELFS_PATH=w.bin\n"
         );
     }
 

@@ -15,35 +15,46 @@ use super::bundle::BundleFile;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+use crate::path::ModelPath;
 use crate::policy::ModelLocation;
 use crate::source::Links;
 use crate::source::ModelDir;
 use crate::source::SourceError;
 use crate::source::What;
+use crate::sys::MemoryGauge;
 use crate::tree::Binding;
 use crate::tree::ContentProblem;
 use crate::tree::ModelTree;
 use crate::tree::ShownBundle;
 use crate::tree::TreeProblem;
 use crate::tree::TreeProblemKind;
+use crate::trust::TrustAnchors;
 use crate::verify::Engine;
 use crate::verify::Haste;
 use crate::verify::Options;
 use crate::verify::Remembered;
 
-/// Checks the signature, then ties what it covers to the model on disk.
-pub(super) fn bind(
+/// A model and what is to be trusted, opened and read; not one byte of the bundle was looked at yet. What comes
+/// after needs nothing but the model's own files, so that a process can confine itself to them in between.
+#[derive(Debug)]
+pub(super) struct Opened {
+    bundle: BundleFile,
+    /// The bundle's name in the model, when it lies inside.
+    inside: Option<ModelPath>,
+    anchors: TrustAnchors,
+    source: ModelDir,
+}
+
+/// Opens a model and reads all files besides it that a command needs.
+pub(super) fn open(
     bundle: &Path,
     model: &Path,
     trust: &TrustArgs,
     tree: &TreeArgs,
-    options: Options,
-    state: Option<&Path>,
-) -> Result<Binding, Failure> {
-    anchors::refuse_keyless(trust)?;
+) -> Result<Opened, Failure> {
     let place = ModelLocation::of_model(model).map_err(|e| Failure::of(Exit::Io, &e))?;
     let bundle = BundleFile::read(bundle, Some(place.path()))?;
-    let trusted = anchors::verify(trust, &bundle, &place)?;
+    let anchors = anchors::load(trust, &place)?;
     let links = match tree.allow_symlinks {
         true => Links::Follow,
         false => Links::Refuse,
@@ -54,17 +65,37 @@ pub(super) fn bind(
         let message = format!("{} has moved while it was opened: try again", shown(model));
         return Err(Failure::new(Exit::Io, message));
     }
-    let remembered = state
-        .map(|directory| Remembered::open(directory, trusted.manifest().identity()))
-        .transpose()
-        .map_err(|e| Failure::of(if e.is_io() { Exit::Io } else { Exit::Usage }, &e))?;
-    let engine = Engine::start(options, remembered).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
-    let inside = bundle.path_within(place.path()).map(|path| ShownBundle {
-        path,
-        bytes: Arc::new(bundle.bytes),
-    });
-    ModelTree::bind(trusted, source, engine, inside)
-        .map_err(|e| Failure::about(Exit::TreeDiffers, &shown(model).to_string(), &e))
+    Ok(Opened {
+        inside: bundle.path_within(place.path()),
+        bundle,
+        anchors,
+        source,
+    })
+}
+
+impl Opened {
+    /// The model, whose content nobody has vouched for yet.
+    pub(super) fn source(&self) -> &ModelDir {
+        &self.source
+    }
+
+    /// Checks the signature, then ties what it covers to the model on disk.
+    pub(super) fn bind(self, options: Options, state: Option<&Path>) -> Result<Binding, Failure> {
+        let trusted = anchors::verify(&self.anchors, &self.bundle)?;
+        let remembered = state
+            .map(|directory| Remembered::open(directory, trusted.manifest().identity()))
+            .transpose()
+            .map_err(|e| Failure::of(if e.is_io() { Exit::Io } else { Exit::Usage }, &e))?;
+        let engine = Engine::start(options, remembered).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
+        let model = shown(self.source.path()).to_string();
+        let bytes = self.bundle.bytes;
+        let inside = self.inside.map(|path| ShownBundle {
+            path,
+            bytes: Arc::new(bytes),
+        });
+        ModelTree::bind(trusted, self.source, engine, inside)
+            .map_err(|e| Failure::about(Exit::TreeDiffers, &model, &e))
+    }
 }
 
 /// A problem with the model's root, or with a folder in it.
@@ -77,6 +108,8 @@ pub(super) fn of_source(error: &SourceError) -> Failure {
 }
 
 /// What reading and hashing may take.
+///
+/// What the machine has is asked here: a process that has confined itself cannot.
 pub(super) fn options(limits: &LimitArgs) -> Options {
     let default = Options::default();
     Options {
@@ -86,6 +119,7 @@ pub(super) fn options(limits: &LimitArgs) -> Options {
         source_timeout: limits.source_timeout.map_or(default.source_timeout, |seconds| {
             Duration::from_secs(seconds.into())
         }),
+        gauge: Some(Arc::new(MemoryGauge::open())),
         ..default
     }
 }
@@ -257,20 +291,26 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, unit.unwrap_or(&"EiB"))
 }
 
-/// Progress of a whole-tree check on standard error, when that is a terminal.
-pub(super) fn verify_all(tree: &ModelTree) -> Vec<ContentProblem> {
-    let bar = indicatif::ProgressBar::new(tree.model().total_bytes);
-    if let Ok(style) = indicatif::ProgressStyle::with_template(
-        "verifying {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-    ) {
-        bar.set_style(style);
-    }
+/// Progress of a whole-tree check on standard error, when that is a terminal, and to whoever else wants to hear of it.
+pub(super) fn verify_all(tree: &ModelTree, tell: &dyn Fn(u64, u64)) -> Vec<ContentProblem> {
+    let bar = progress("verifying", tree.model().total_bytes);
     let problems = tree.verify_all(Haste::Some, &|done, total| {
         bar.set_length(total);
         bar.set_position(done.min(total));
+        tell(done, total);
     });
     bar.finish_and_clear();
     problems
+}
+
+/// A bar on standard error for so many bytes, which shows itself only on a terminal.
+pub(super) fn progress(doing: &str, total: u64) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(total);
+    let template = format!("{doing} {{bar:30}} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}");
+    if let Ok(style) = indicatif::ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 #[cfg(test)]

@@ -1,25 +1,33 @@
 //! `modelfs mount`, `unmount` and `status`.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use data_encoding::HEXLOWER;
+use sd_notify::NotifyState;
 use serde_json::Value;
 use serde_json::json;
 
 use super::anchors;
+use super::args::AttachArgs;
 use super::args::MountArgs;
 use super::args::PinWhich;
 use super::args::Unsigned;
 use super::args::When;
 use super::background;
+use super::background::Background;
 use super::background::Start;
 use super::bundle::shown;
 use super::exit::Exit;
@@ -29,15 +37,27 @@ use super::failure::render;
 use super::log;
 use super::log::Destination;
 use super::model;
+use super::model::Opened;
 use super::model::Problems;
+use super::service::Manager;
+use crate::fs::Confinement;
 use crate::fs::ModelFs;
+use crate::fs::Reach;
 use crate::fs::Report;
 use crate::mount;
+use crate::mount::Attachment;
 use crate::mount::HandedOver;
 use crate::mount::MountError;
 use crate::mount::MountOptions;
 use crate::mount::Session;
+use crate::mount::privileged::Helper;
+use crate::mount::sandbox::May;
+use crate::mount::sandbox::Needs;
+use crate::mount::sandbox::Place;
+use crate::mount::sandbox::Sandbox;
 use crate::path::Escaped;
+use crate::source::ModelDir;
+use crate::sys;
 use crate::tree::Ignored;
 use crate::tree::ModelTree;
 use crate::verify::Haste;
@@ -53,16 +73,22 @@ pub(super) enum Half {
     Server,
 }
 
+/// How often at most the service manager hears of progress.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far the kernel reads ahead on a mount, in KiB, where it may be raised: 32 times what it does by itself, for a reader that
+/// goes on gets twice the speed then. More gains nothing.
+const READ_AHEAD_KIB: u32 = 4096;
+
 /// Most problems that are listed one by one before a mount is refused; `verify` lists all.
 const MAX_LISTED: usize = 10;
 
 /// Mounts. Returns when the mount is gone, or in the caller of a background mount when it stands.
-pub(super) fn run(
-    args: &MountArgs,
-    json: bool,
-    half: Half,
-    arguments: &[OsString],
-) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsString]) -> Result<Exit, Failure> {
+    if args.serve.fake {
+        let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+        return prepare(args, json, (opened, model::options(&args.limits)), None).map(|_| Exit::Done);
+    }
     // Before anything is opened: the number must mean what it meant to whoever started us.
     let handed = HandedOver::find(&args.mountpoint).map_err(|e| of_mount(&e))?;
     if !args.serve.foreground && half == Half::Caller {
@@ -76,24 +102,115 @@ pub(super) fn run(
         )
     })?;
     let log_file = args.serve.log_file.as_deref().map(open_log).transpose()?;
-    let tree = prepare(args, json)?;
-    // Only now: what is found before is told as the command's own result, once.
-    log::start(Destination::standard_error(), level);
-    let served = serve(tree, args, handed, json, half, log_file);
+    let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+    // All that is opened outside of the model is opened here, before the process confines itself.
+    let manager = Manager::connect().map(Arc::new);
+    if let (Some(manager), Some(_)) = (&manager, &handed) {
+        manager.forget();
+    }
+    let attachment = match handed {
+        Some(handed) => Attachment::Theirs(handed),
+        None => Attachment::Ours(start_helper(args, opened.source())?),
+    };
+    let log =
+        match (half, log_file.map(Destination::File)) {
+            (Half::Caller, None) => Log::AsItIs,
+            (Half::Caller, Some(file)) => Log::To(file),
+            (Half::Server, file) => {
+                let background = Background::prepare(file.unwrap_or_else(Destination::system));
+                Log::InBackground(background.map_err(|e| {
+                    Failure::new(Exit::MountFailed, format!("/dev/null cannot be opened: {e}"))
+                })?)
+            }
+        };
+    let descriptors = sys::raise_descriptor_limit();
+    let options = Options {
+        pin: match args.serve.pin {
+            PinWhich::Off => Pin::Off,
+            PinWhich::Auto => Pin::Auto,
+            PinWhich::All => Pin::All,
+        },
+        ..model::options(&args.limits)
+    };
+    let sandbox = confine(args, opened.source())?;
+    let run = || {
+        let tree = prepare(args, json, (opened, options), manager.as_deref())?;
+        // Only now: what is found before is told as the command's own result, once.
+        log::start(Destination::standard_error(), level, args.serve.log_format);
+        if let Err(e) = descriptors {
+            ::log::warn!("the number of files that may be open could not be raised: {e}");
+        }
+        serve(tree, args, json, (attachment, sandbox), log, manager.as_ref())
+    };
+    let served = run();
     ::log::logger().flush();
-    served.map(|()| Exit::Done.into())
+    if let Some(manager) = &manager {
+        // Only now: who waits for the end of this service expects the mount to be gone.
+        match &served {
+            Ok(()) => manager.tell(&[NotifyState::Stopping]),
+            Err(failure) => manager.tell(&[NotifyState::Stopping, NotifyState::Status(&failure.line())]),
+        }
+    }
+    served.map(|()| Exit::Done)
 }
 
-fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<ExitCode, Failure> {
+/// Where a server logs once it serves.
+enum Log {
+    AsItIs,
+    To(Destination),
+    InBackground(Background),
+}
+
+/// Starts the process that mounts, while nothing has been read yet that could tell it what.
+fn start_helper(args: &MountArgs, source: &ModelDir) -> Result<Arc<Helper>, Failure> {
+    let options = MountOptions {
+        allow_other: args.serve.allow_other,
+        allow_exec: args.serve.allow_exec,
+        source_name: source.path().to_path_buf(),
+        read_ahead_kib: Some(READ_AHEAD_KIB),
+    };
+    let helper = Helper::start(&args.mountpoint, options).map_err(|e| of_mount(&e))?;
+    Ok(Arc::new(helper))
+}
+
+/// Confines this process to reading the model, unless it is told not to.
+fn confine(args: &MountArgs, source: &ModelDir) -> Result<Sandbox, Failure> {
+    if args.serve.no_sandbox {
+        return Ok(Sandbox::decline());
+    }
+    let root = source.root().map_err(|e| model::of_source(&e))?;
+    let mut places = vec![Place::new(root, May::Read)];
+    // Where there is none, mounting will say so.
+    places.extend(Place::at(Path::new("/dev/fuse"), May::Device));
+    if let Some(state) = &args.serve.state {
+        let unusable = |e: io::Error| Failure::new(Exit::Io, format!("{}: {e}", shown(state)));
+        // A folder that is not there yet is made here: beside it nothing can be made later.
+        match DirBuilder::new().mode(0o700).create(state) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(e)),
+            _ => places.push(Place::at(state, May::Write).map_err(unusable)?),
+        }
+    }
+    let needs = Needs {
+        places,
+        reads_anywhere: source.follows_links(),
+        backing: args.serve.pin != PinWhich::Off,
+    };
+    Sandbox::enter(needs).map_err(|e| Failure::of(Exit::MountFailed, &e))
+}
+
+fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<Exit, Failure> {
     match background::start(arguments, handed) {
-        Ok(Start::Serving) => Ok(Exit::Done.into()),
-        Ok(Start::Ended(status)) => match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Ok(Start::Serving) => Ok(Exit::Done),
+        Ok(Start::Ended(status)) => match status
+            .code()
+            .and_then(|code| Exit::of_code(u8::try_from(code).ok()?))
+        {
             // It would have said that it serves.
-            Some(0) | None => Err(Failure::new(
+            Some(Exit::Done) | None => Err(Failure::new(
                 Exit::Unforeseen,
                 format!("the server ended before the mount stood ({status}): try --foreground"),
             )),
-            Some(code) => Ok(ExitCode::from(code)),
+            Some(exit) => Ok(exit),
         },
         Err(e) => Err(Failure::new(
             Exit::Unforeseen,
@@ -112,18 +229,13 @@ fn open_log(path: &Path) -> Result<File, Failure> {
 }
 
 /// All checks that come before the mount: what is wrong now is refused now.
-fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
-    anchors::refuse_keyless(&args.trust)?;
-    let options = Options {
-        pin: match args.serve.pin {
-            PinWhich::Off => Pin::Off,
-            PinWhich::Auto => Pin::Auto,
-            PinWhich::All => Pin::All,
-        },
-        ..model::options(&args.limits)
-    };
-    let state = args.serve.state.as_deref();
-    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, options, state)?;
+fn prepare(
+    args: &MountArgs,
+    json: bool,
+    (opened, options): (Opened, Options),
+    manager: Option<&Manager>,
+) -> Result<ModelTree, Failure> {
+    let binding = opened.bind(options, args.serve.state.as_deref())?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
@@ -134,7 +246,17 @@ fn prepare(args: &MountArgs, json: bool) -> Result<ModelTree, Failure> {
         problems.add_tree(model::split_warnings(found).0);
     }
     if args.serve.verify == When::Eager {
-        problems.add_content(model::verify_all(&tree));
+        let told = Cell::new(None);
+        problems.add_content(model::verify_all(&tree, &|done, total| {
+            let now = Instant::now();
+            let due = told
+                .get()
+                .is_none_or(|last| now.duration_since(last) >= TELL_INTERVAL);
+            if let Some(manager) = manager.filter(|_| due) {
+                told.set(Some(now));
+                manager.checking(done, total);
+            }
+        }));
     }
     if !json {
         list(&problems);
@@ -158,52 +280,49 @@ fn list(problems: &Problems) {
 fn serve(
     tree: ModelTree,
     args: &MountArgs,
-    handed: Option<HandedOver>,
     json: bool,
-    half: Half,
-    log_file: Option<File>,
+    (attachment, sandbox): (Attachment, Sandbox),
+    log: Log,
+    manager: Option<&Arc<Manager>>,
 ) -> Result<(), Failure> {
-    let options = MountOptions {
-        allow_other: args.serve.allow_other,
-        allow_exec: args.serve.allow_exec,
-        source_name: tree.source_path().to_path_buf(),
-    };
-    let fs = Arc::new(ModelFs::new(tree));
-    let session = match handed {
-        Some(handed) => Session::take_over(Arc::clone(&fs), handed),
-        None => Session::start(Arc::clone(&fs), &args.mountpoint, &options),
-    }
-    .map_err(|e| of_mount(&e))?;
+    let fs = Arc::new(ModelFs::new(tree).in_sandbox(sandbox.confinement().clone()));
+    let session = Session::start(Arc::clone(&fs), attachment, &sandbox).map_err(|e| of_mount(&e))?;
     let mountpoint = session.mountpoint().to_path_buf();
+    log::about(&mountpoint);
     if json {
         super::print(&render(&mounted_data(fs.tree(), &mountpoint)));
     }
-    let log_is_elsewhere = log_file.is_some() || half == Half::Server;
-    match (half, log_file.map(Destination::File)) {
-        (Half::Caller, None) => {}
-        (Half::Caller, Some(file)) => log::redirect(file),
-        (Half::Server, file) => {
-            let log = file.unwrap_or_else(Destination::system);
-            background::detach(log).map_err(|e| give_up(&mountpoint, &e))?;
-        }
+    let log_is_elsewhere = !matches!(log, Log::AsItIs);
+    match log {
+        Log::AsItIs => {}
+        Log::To(destination) => log::redirect(destination),
+        Log::InBackground(background) => background.detach().map_err(|e| give_up(&session, &e))?,
     }
     let about = fs.tree().model();
     ::log::info!(
-        "mounted {} on {}, {}, signed by {}, manifest sha256:{}",
+        event = "mounted";
+        "mounted {} on {}, {}, signed by {} at {}, manifest sha256:{}",
         shown(fs.tree().source_path()),
         shown(&mountpoint),
         model::size_of(fs.tree()),
         about.signer,
+        about.signed_at,
         HEXLOWER.encode(&about.identity)
     );
+    if let Some(stale) = anchors::staleness(&about.signer) {
+        ::log::warn!("the trusted root {stale}");
+    }
     let engine = Arc::clone(fs.tree().engine());
+    if let Some(manager) = manager {
+        manager.serving(&fs, session.pulse());
+    }
     if args.serve.verify == When::Background {
         verify_in_background(fs);
     }
     let ended = session.wait().map_err(|e| of_mount(&e));
     engine.remember_all();
     match &ended {
-        Ok(()) => ::log::info!("unmounted {}", shown(&mountpoint)),
+        Ok(()) => ::log::info!(event = "unmounted"; "unmounted {}", shown(&mountpoint)),
         Err(failure) if log_is_elsewhere => ::log::error!("{}", failure.line()),
         Err(_) => {}
     }
@@ -211,14 +330,14 @@ fn serve(
 }
 
 /// Undoes a mount that nobody knows of: the caller has gone before it was told.
-fn give_up(mountpoint: &Path, why: &io::Error) -> Failure {
-    let undone = mount::unmount(mountpoint);
+fn give_up(session: &Session, why: &io::Error) -> Failure {
+    let undone = session.undo();
     let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted again".to_owned());
     let failure = Failure::new(
         Exit::MountFailed,
         format!(
             "{}: the server cannot go into the background ({why}): {outcome}",
-            shown(mountpoint)
+            shown(session.mountpoint())
         ),
     );
     ::log::error!("{}", failure.line());
@@ -231,6 +350,7 @@ fn mounted_data(tree: &ModelTree, mountpoint: &Path) -> Value {
         "model": tree.source_path().to_string_lossy(),
         "mountpoint": mountpoint.to_string_lossy(),
         "signer": about.signer.to_string(),
+        "signed_at": about.signed_at.to_string(),
         "identity": HEXLOWER.encode(&about.identity),
         "files": tree.files().len(),
         "bytes": about.total_bytes,
@@ -243,10 +363,10 @@ fn verify_in_background(fs: Arc<ModelFs>) {
         let problems = fs.tree().verify_all(Haste::None, &|_, _| {});
         let unreadable = problems.iter().filter(|problem| !problem.is_mismatch());
         for problem in unreadable {
-            ::log::warn!("{problem}");
+            ::log::warn!(event = "source-error"; "{problem}");
         }
         match problems.len() {
-            0 => ::log::info!("verified {}", model::size_of(fs.tree())),
+            0 => ::log::info!(event = "verified"; "verified {}", model::size_of(fs.tree())),
             found => ::log::warn!("verified all files; {found} cannot be read as they were signed"),
         }
     };
@@ -255,8 +375,43 @@ fn verify_in_background(fs: Arc<ModelFs>) {
     }
 }
 
-fn of_mount(error: &MountError) -> Failure {
+pub(super) fn of_mount(error: &MountError) -> Failure {
     Failure::of(Exit::MountFailed, error)
+}
+
+/// Is the privileged part of a mount until its serving part is gone.
+pub(super) fn privileged(args: &AttachArgs) -> Result<String, Failure> {
+    mount::privileged::serve(&args.mountpoint, &options(args))
+        .map_err(|e| Failure::new(Exit::Unforeseen, format!("nobody to serve: {e}")))?;
+    Ok(String::new())
+}
+
+/// Mounts for a server that the service manager starts next, in a sandbox that could not mount.
+pub(super) fn attach(args: &AttachArgs) -> Result<String, Failure> {
+    let manager = Manager::connect().ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            "no service manager listens ($NOTIFY_SOCKET): attach is for ExecStartPre= in a unit with \
+             FileDescriptorStoreMax=1 and NotifyAccess=all",
+        )
+    })?;
+    let device = mount::privileged::attach(&args.mountpoint, &options(args)).map_err(|e| of_mount(&e))?;
+    manager.keep(device.as_fd()).map_err(|e| {
+        let undone = mount::unmount(&args.mountpoint);
+        let outcome = undone.map_or_else(|e| e.to_string(), |()| "unmounted again".to_owned());
+        let problem = format!("the service manager does not take the device ({e}): {outcome}");
+        Failure::new(Exit::MountFailed, problem)
+    })?;
+    Ok(String::new())
+}
+
+fn options(args: &AttachArgs) -> MountOptions {
+    MountOptions {
+        allow_other: args.allow_other,
+        allow_exec: args.allow_exec,
+        source_name: args.source.clone(),
+        read_ahead_kib: args.read_ahead,
+    }
 }
 
 /// Undoes a mount.
@@ -318,6 +473,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         ("model", safe(&report.model)),
         // The signer's line and a problem's texts come from a server that has escaped them.
         ("signed by", plain(&report.signer)),
+        ("signed at", plain(&report.signed_at)),
         ("identity", format!("sha256:{}", safe(&report.identity))),
         (
             "files",
@@ -362,6 +518,7 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
                 refused.resources, refused.changed_reads, refused.source_errors
             ),
         ),
+        ("sandbox", confinement(&report.sandbox)),
         (
             "server",
             format!("modelfs {}, process {}", safe(&report.version), report.pid),
@@ -380,4 +537,24 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         let _ = writeln!(out, "  {}: {}", plain(&problem.state), plain(detail));
     }
     out
+}
+
+/// What a server may still do, in a line.
+fn confinement(sandbox: &Confinement) -> String {
+    if !sandbox.on {
+        return "none: the server may do all that its user may".to_owned();
+    }
+    let files = match (sandbox.landlock, sandbox.reads) {
+        (0, _) => "no Landlock in this kernel, so any file that its user may use".to_owned(),
+        (version, Reach::Model) => format!("reads the model and nothing else (Landlock {version})"),
+        (version, Reach::Anything) => {
+            format!("reads any file, for links lead out of the model, and writes none (Landlock {version})")
+        }
+    };
+    let calls = if sandbox.seccomp {
+        "the system calls of serving only (seccomp)"
+    } else {
+        "no seccomp in this kernel, so any system call"
+    };
+    format!("no privileges; {files}; {calls}")
 }

@@ -34,7 +34,8 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         keep_tags: false,
         ..model::options(&args.limits)
     };
-    let binding = model::bind(&args.bundle, &args.model, &args.trust, &args.tree, options, None)?;
+    let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+    let binding = opened.bind(options, None)?;
     let tree = binding.tree;
     let mut problems = Problems::default();
     problems.add_tree(binding.problems);
@@ -46,7 +47,7 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         problems.add_tree(wrong);
         warnings = tolerated;
     }
-    problems.add_content(model::verify_all(&tree));
+    problems.add_content(model::verify_all(&tree, &|_, _| {}));
     if !json {
         let mut out = io::stderr().lock();
         for line in problems.lines() {
@@ -62,6 +63,7 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         render(&json!({
             "model": tree.source_path().to_string_lossy(),
             "signer": about.signer.to_string(),
+            "signed_at": about.signed_at.to_string(),
             "identity": HEXLOWER.encode(&about.identity),
             "files": tree.files().len(),
             "bytes": about.total_bytes,
@@ -69,10 +71,11 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         }))
     } else {
         format!(
-            "{}: verified, {}, signed by {}\n",
+            "{}: verified, {}, signed by {} at {}\n",
             shown(&args.model),
             model::size_of(&tree),
-            about.signer
+            about.signer,
+            about.signed_at
         )
     })
 }

@@ -27,6 +27,10 @@ pub struct Report {
     pub subject: String,
     /// Who signed it, in one line.
     pub signer: String,
+    /// How: `key`, `certificate` or `sigstore`.
+    pub method: String,
+    /// When it was signed and what proves that, in one line.
+    pub signed_at: String,
     /// SHA-256 of the signed payload, in hexadecimal: which manifest this is.
     pub identity: String,
     /// Numbers of files by state.
@@ -43,6 +47,35 @@ pub struct Report {
     pub refused: Refused,
     /// Files that are rejected or changed; as many as fit.
     pub problems: Vec<Problem>,
+    /// What the server may still do to the machine.
+    #[serde(default)]
+    pub sandbox: Confinement,
+}
+
+/// How far the serving process is confined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Whether it has confined itself; without, somebody asked for that.
+    pub on: bool,
+    /// Whether it has kept what privileges it was started with.
+    pub privileges: bool,
+    /// The version of Landlock that confines its files; 0 where the kernel has none.
+    pub landlock: u32,
+    /// What it can read.
+    pub reads: Reach,
+    /// Whether it can make only the system calls that serving takes.
+    pub seccomp: bool,
+}
+
+/// Which files a server can open for reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// Those of the model.
+    Model,
+    /// All that its user can: links may lead anywhere, or nothing confines it.
+    #[default]
+    Anything,
 }
 
 /// Numbers of files.
@@ -121,7 +154,7 @@ pub struct Problem {
 
 impl Report {
     /// Looks at a tree.
-    pub(super) fn of(tree: &ModelTree) -> Self {
+    pub(super) fn of(tree: &ModelTree, sandbox: &Confinement) -> Self {
         let states = tree.states();
         let count = |state| states.get(&state).copied().unwrap_or(0);
         let counters = tree.engine().counters();
@@ -132,6 +165,8 @@ impl Report {
             model: beginning(tree.source_path().to_string_lossy().into_owned()),
             subject: beginning(tree.model().subject.clone()),
             signer: beginning(tree.model().signer.to_string()),
+            method: tree.model().signer.method().to_string(),
+            signed_at: beginning(tree.model().signed_at.to_string()),
             identity: HEXLOWER.encode(&tree.model().identity),
             files: Files {
                 total: u64::try_from(tree.files().len()).unwrap_or(u64::MAX),
@@ -164,6 +199,7 @@ impl Report {
                 source_errors: counters.source_errors,
             },
             problems: problems(tree),
+            sandbox: sandbox.clone(),
         }
     }
 }

@@ -137,8 +137,8 @@ fn by_helper(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, Mount
     }
 }
 
-/// Commas and backslashes would end an option's value.
-fn escape_option(value: &[u8]) -> impl Iterator<Item = u8> {
+/// The value of a mount option as libfuse reads it: commas and backslashes would end it.
+pub fn escape_option(value: &[u8]) -> impl Iterator<Item = u8> {
     value.iter().flat_map(|&byte| match byte {
         b',' | b'\\' => vec![b'\\', byte],
         _ => vec![byte],

@@ -21,6 +21,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Device number of the file system, as `major:minor`.
+    pub(super) fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Whether this is the same mount, wherever it is seen by now.
     pub(super) fn is(&self, other: &Entry) -> bool {
         (&self.id, &self.device) == (&other.id, &other.device)

@@ -56,7 +56,8 @@ impl TrustFile {
     /// belong to anybody: `sudo` is used on one's own files.
     ///
     /// # Errors
-    /// The file must be regular, not writable by everybody and not inside the model.
+    /// The file must be regular, not writable by everybody and not inside the model; nor may everybody be able to
+    /// replace it in a folder on the way.
     pub fn read_named(path: &Path, model: &ModelLocation) -> Result<Self, FileError> {
         Self::read(path, model, Care::Named)
     }
@@ -211,12 +212,16 @@ impl Walk<'_> {
         if self.model.is(metadata) {
             return Err(self.inside_model());
         }
-        if self.care == Care::Named {
-            return Ok(());
-        }
-        self.admit_owner(folder, metadata)?;
+        let forbidden = match self.care {
+            Care::Protected => {
+                self.admit_owner(folder, metadata)?;
+                GROUP_OR_OTHERS_WRITE
+            }
+            // A group is often one user's own, or those who keep the keys together: the caller named the file.
+            Care::Named => OTHERS_WRITE,
+        };
         let sticky = metadata.mode() & STICKY != 0;
-        if metadata.mode() & GROUP_OR_OTHERS_WRITE != 0 && !sticky {
+        if metadata.mode() & forbidden != 0 && !sticky {
             return Err(FileError::FolderWritable {
                 path: self.file.into(),
                 folder: folder.into(),
@@ -486,6 +491,7 @@ mod tests {
                 "/{name} is not safe to trust: others may write to /open (mode 0777), run chmod go-w /open"
             )
         };
+        let opens = ["open/good", "open/../good", "through-open"].map(open);
         let cases = [
             ("good", "ok".to_owned(), "ok"),
             ("link", "ok".to_owned(), "ok"),
@@ -501,9 +507,9 @@ mod tests {
                 "/others is not safe to trust: others may write to it (mode 0646), run chmod go-w /others".to_owned(),
                 "/others is not safe to trust: others may write to it (mode 0646), run chmod go-w /others",
             ),
-            ("open/good", open("open/good"), "ok"),
-            ("open/../good", open("open/../good"), "ok"),
-            ("through-open", open("through-open"), "ok"),
+            ("open/good", opens[0].clone(), &opens[0]),
+            ("open/../good", opens[1].clone(), &opens[1]),
+            ("through-open", opens[2].clone(), &opens[2]),
             (
                 "shared/good",
                 "/shared/good is not safe to trust: others may write to /shared (mode 0775), run chmod go-w /shared"

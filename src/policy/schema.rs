@@ -48,6 +48,10 @@ pub(super) struct RootsToml {
     pub(super) key: BTreeMap<String, KeyToml>,
     #[serde(default)]
     pub(super) ca: BTreeMap<String, CaToml>,
+    #[serde(default)]
+    pub(super) sigstore: BTreeMap<String, SigstoreToml>,
+    #[serde(default)]
+    pub(super) tsa: BTreeMap<String, CaToml>,
 }
 
 /// `[roots.key.NAME]`.
@@ -57,7 +61,14 @@ pub(super) struct KeyToml {
     pub(super) pem: String,
 }
 
-/// `[roots.ca.NAME]`.
+/// `[roots.sigstore.NAME]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SigstoreToml {
+    pub(super) trusted_root: String,
+}
+
+/// `[roots.ca.NAME]`, and `[roots.tsa.NAME]` for time-stamping authorities.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CaToml {
@@ -70,6 +81,8 @@ pub(super) struct CaToml {
 pub(super) struct RuleToml {
     pub(super) scope: String,
     pub(super) signers: Vec<SignerToml>,
+    #[serde(default)]
+    pub(super) tsa: Vec<String>,
     #[serde(default)]
     pub(super) allow_legacy: bool,
 }
@@ -86,6 +99,11 @@ pub(super) enum SignerToml {
         identity: String,
         #[serde(default)]
         time: TimeToml,
+    },
+    Sigstore {
+        root: String,
+        identity: String,
+        issuer: String,
     },
 }
 

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::json;
 use crate::json::AtMost;
@@ -23,6 +24,9 @@ use crate::trust::base64::Base64Error;
 use crate::trust::dsse::Envelope;
 use crate::trust::dsse::EnvelopeError;
 use crate::trust::dsse::PAYLOAD_TYPE;
+use crate::trust::evidence;
+use crate::trust::evidence::EvidenceError;
+use crate::trust::evidence::LogEntry;
 
 /// Largest bundle in bytes. A million shards as the reference tool writes them take 283 MiB; parsing takes memory in
 /// proportion, about twice the bundle, so the limit is what an attacker's bundle can cost.
@@ -42,6 +46,8 @@ pub const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 pub struct Bundle {
     material: Material,
     envelope: Envelope,
+    /// The text of `timestampVerificationData`.
+    timestamps: Option<Box<str>>,
 }
 
 impl Bundle {
@@ -65,13 +71,15 @@ impl Bundle {
         if text.message_signature.is_some() {
             return Err(BundleError::MessageSignature);
         }
-        let material = text
-            .verification_material
-            .ok_or(BundleError::NoMaterial)?
-            .0
-            .parse(bytes)?;
+        let Object(material) = text.verification_material.ok_or(BundleError::NoMaterial)?;
+        let timestamps = material.timestamps.map(|text| text.get().into());
+        let material = material.parse()?;
         let envelope = text.dsse_envelope.ok_or(BundleError::NoEnvelope)?.0.parse()?;
-        Ok(Self { material, envelope })
+        Ok(Self {
+            material,
+            envelope,
+            timestamps,
+        })
     }
 
     /// How it is signed.
@@ -100,6 +108,15 @@ impl Bundle {
 
     pub(super) fn envelope(&self) -> &Envelope {
         &self.envelope
+    }
+
+    /// The RFC 3161 responses. Those of a key or a certificate are looked at only when somebody asks: without an
+    /// authority that the operator trusts they say nothing.
+    pub(super) fn timestamps(&self) -> Result<Vec<Vec<u8>>, BundleError> {
+        let timestamps = self.timestamps.as_deref();
+        timestamps
+            .map_or(Ok(Vec::new()), evidence::parse_timestamps)
+            .map_err(BundleError::Evidence)
     }
 }
 
@@ -130,9 +147,8 @@ pub(super) enum Material {
     Key { hint: Option<String> },
     /// DER certificates, the signer's first; never empty.
     Certificate { leaf: Vec<u8>, rest: Vec<Vec<u8>> },
-    /// A Fulcio certificate with evidence of its time. A Sigstore verifier reads the bundle's own bytes,
-    /// so they are kept as they came.
-    Sigstore { bundle: Box<[u8]> },
+    /// A Sigstore instance's certificate, and the log entry that records what it signed.
+    Sigstore { leaf: Vec<u8>, entry: Box<LogEntry> },
 }
 
 impl fmt::Debug for Material {
@@ -142,7 +158,7 @@ impl fmt::Debug for Material {
             Self::Certificate { rest, .. } => {
                 write!(f, "Certificate {{ {} certificates }}", 1 + rest.len())
             }
-            Self::Sigstore { bundle } => write!(f, "Sigstore {{ {} bytes }}", bundle.len()),
+            Self::Sigstore { entry, .. } => write!(f, "Sigstore {{ entry {} }}", entry.index),
         }
     }
 }
@@ -171,24 +187,30 @@ struct MaterialText<'a> {
     x509_certificate_chain: Option<Object<ChainText<'a>>>,
     #[serde(borrow)]
     certificate: Option<Object<CertificateText<'a>>>,
-    // Evidence that only a Sigstore verifier reads, from the bundle's own bytes.
-    tlog_entries: Option<Ignored>,
-    #[serde(rename = "timestampVerificationData")]
-    _timestamps: Option<Ignored>,
+    // Evidence, whose shape matters where it is asked for.
+    #[serde(borrow)]
+    tlog_entries: Option<&'a RawValue>,
+    #[serde(borrow, rename = "timestampVerificationData")]
+    timestamps: Option<&'a RawValue>,
 }
 
 impl MaterialText<'_> {
-    fn parse(self, bundle: &[u8]) -> Result<Material, BundleError> {
+    fn parse(self) -> Result<Material, BundleError> {
         match (self.public_key, self.x509_certificate_chain, self.certificate) {
             (Some(Object(key)), None, None) => key.parse(),
             (None, Some(Object(chain)), None) => chain.parse(),
             (None, None, Some(Object(leaf))) => {
-                leaf.parse(0)?;
-                if self.tlog_entries.is_none() {
-                    return Err(BundleError::NoTlogEntries);
+                let entry = self.tlog_entries.ok_or(BundleError::NoTlogEntries)?;
+                let entry = LogEntry::parse(entry.get()).map_err(BundleError::Evidence)?;
+                let timestamps = self.timestamps.map(|text| evidence::parse_timestamps(text.get()));
+                let timestamps = timestamps.transpose().map_err(BundleError::Evidence)?;
+                // The certificate is valid for minutes, and nothing else says that it was used in these.
+                if entry.promise.is_none() && timestamps.unwrap_or_default().is_empty() {
+                    return Err(BundleError::Evidence(EvidenceError::NoTime));
                 }
                 Ok(Material::Sigstore {
-                    bundle: bundle.into(),
+                    leaf: leaf.parse(0)?,
+                    entry: Box::new(entry),
                 })
             }
             (None, None, None) => Err(BundleError::NoMaterial),
@@ -334,6 +356,8 @@ pub enum BundleError {
     SeveralMaterials,
     /// It has a Sigstore certificate and no transparency log entries, which are the proof of its time.
     NoTlogEntries,
+    /// Its evidence is not of the shape that it must have.
+    Evidence(EvidenceError),
     /// Its hint is longer than [`MAX_HINT_BYTES`].
     HintTooLong {
         /// Its length in bytes.
@@ -395,6 +419,7 @@ impl fmt::Display for BundleError {
                 "the bundle's verificationMaterial has more than one of publicKey, x509CertificateChain and certificate"
             ),
             Self::NoTlogEntries => write!(f, "the bundle has a Sigstore certificate and no tlogEntries"),
+            Self::Evidence(_) => write!(f, "the bundle's verificationMaterial is malformed"),
             Self::HintTooLong { bytes } => {
                 write!(
                     f,
@@ -431,6 +456,7 @@ impl std::error::Error for BundleError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Json(cause) => Some(cause),
+            Self::Evidence(cause) => Some(cause),
             Self::Certificate { cause, .. } => Some(cause),
             Self::Envelope(cause) => Some(cause),
             _ => None,
@@ -479,6 +505,20 @@ mod tests {
         bundle.to_string().into_bytes()
     }
 
+    /// A log entry of the right shape, which proves nothing.
+    fn entry() -> Value {
+        let hash = "A".repeat(43) + "=";
+        json!({
+            "logIndex": "1",
+            "logId": {"keyId": hash},
+            "kindVersion": {"kind": "dsse", "version": "0.0.1"},
+            "integratedTime": "1",
+            "inclusionPromise": {"signedEntryTimestamp": "AA=="},
+            "inclusionProof": {"rootHash": hash, "treeSize": 2, "checkpoint": {"envelope": "x"}},
+            "canonicalizedBody": "e30=",
+        })
+    }
+
     const MATERIAL: &str = "/verificationMaterial";
     const SIGNATURE: &str = "/dsseEnvelope/signatures/0";
 
@@ -519,7 +559,10 @@ mod tests {
                 Method::Certificate,
             ),
             (
-                with(MATERIAL, json!({"certificate": certificate, "tlogEntries": [{}]})),
+                with(
+                    MATERIAL,
+                    json!({"certificate": certificate, "tlogEntries": [entry()]}),
+                ),
                 Method::Sigstore,
             ),
         ];

@@ -9,6 +9,7 @@ mod certificate;
 mod constraints;
 mod der;
 mod identity;
+mod leaf;
 mod name;
 mod signature;
 #[cfg(test)]
@@ -19,13 +20,12 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 
 use crate::path::Escaped;
-use crate::trust::Signer;
 use crate::trust::chain::certificate::Certificate;
+use crate::trust::chain::certificate::Purpose;
 use crate::trust::chain::certificate::Unusable;
 #[cfg(doc)]
 use crate::trust::chain::name::Name;
 use crate::trust::chain::signature::SubjectKey;
-use crate::trust::key::PublicKey;
 use crate::trust::pem;
 use crate::trust::pem::PemError;
 use crate::trust::quoted;
@@ -35,6 +35,10 @@ pub use crate::trust::chain::certificate::Flaw;
 pub use crate::trust::chain::certificate::MAX_CERTIFICATE_BYTES;
 pub use crate::trust::chain::identity::CertificateIdentity;
 pub use crate::trust::chain::identity::IdentityError;
+pub(super) use crate::trust::chain::leaf::ProfiledLeaf;
+pub use crate::trust::chain::leaf::TrustedLeaf;
+pub(super) use crate::trust::chain::leaf::TrustedTimestamper;
+pub(super) use crate::trust::chain::name::AlternativeName;
 
 /// Most intermediates between a leaf and a root. Real chains have one or two.
 pub const MAX_INTERMEDIATES: usize = 8;
@@ -127,6 +131,73 @@ impl CertificateAnchor {
     /// The error is about the path that came furthest.
     pub fn verify(&self, leaf: &[u8], others: &[Vec<u8>], now: UnixTime) -> Result<TrustedLeaf, ChainError> {
         let leaf = Certificate::parse(leaf).map_err(ChainError::unusable)?;
+        let at = match self.time {
+            CertificateTime::Now => now,
+            CertificateTime::NotBefore => leaf.not_before,
+        };
+        self.verify_signer(&leaf, others, at)
+    }
+
+    /// The same at a moment at which the signature is known to have existed, whatever [`Self::with_time`] said.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_at(
+        &self,
+        leaf: &[u8],
+        others: &[Vec<u8>],
+        at: UnixTime,
+    ) -> Result<TrustedLeaf, ChainError> {
+        let leaf = Certificate::parse(leaf).map_err(ChainError::unusable)?;
+        self.verify_signer(&leaf, others, at)
+    }
+
+    fn verify_signer(
+        &self,
+        leaf: &Certificate,
+        others: &[Vec<u8>],
+        at: UnixTime,
+    ) -> Result<TrustedLeaf, ChainError> {
+        self.verify_path(leaf, others, at, Purpose::CodeSigning)?;
+        let SubjectKey::Ecdsa(key) = &leaf.key else {
+            return Err(ChainError::LeafKey {
+                subject: leaf.subject.as_str().to_owned(),
+            });
+        };
+        match &self.identity {
+            Some(wanted) if !wanted.is_of(leaf) => Err(ChainError::OtherIdentity {
+                wanted: wanted.clone(),
+                found: identities(leaf),
+            }),
+            _ => Ok(TrustedLeaf::new(key.clone(), leaf)),
+        }
+    }
+
+    /// Looks for a path from a time-stamping authority's certificate to one of the roots.
+    pub(super) fn verify_timestamper(
+        &self,
+        leaf: &[u8],
+        others: &[Vec<u8>],
+        at: UnixTime,
+    ) -> Result<TrustedTimestamper, ChainError> {
+        let leaf = Certificate::parse(leaf).map_err(ChainError::unusable)?;
+        self.verify_path(&leaf, others, at, Purpose::TimeStamping)?;
+        Ok(TrustedTimestamper::new(leaf))
+    }
+
+    /// The DER of every certificate that the operator gave.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = &[u8]> {
+        let all = self.roots.iter().chain(&self.intermediates);
+        all.map(|certificate| certificate.der.as_slice())
+    }
+
+    fn verify_path(
+        &self,
+        leaf: &Certificate,
+        others: &[Vec<u8>],
+        at: UnixTime,
+        purpose: Purpose,
+    ) -> Result<(), ChainError> {
         let mut bundled = Vec::new();
         let mut unusable = self.unusable.clone();
         for der in others {
@@ -136,42 +207,24 @@ impl CertificateAnchor {
                 Err(other) => unusable.push(other),
             }
         }
-        let at = match self.time {
-            CertificateTime::Now => now,
-            CertificateTime::NotBefore => leaf.not_before,
-        };
-        leaf.check_leaf(at)
-            .map_err(|flaw| ChainError::flaw(&leaf, flaw))?;
-        let SubjectKey::Ecdsa(key) = &leaf.key else {
-            return Err(ChainError::LeafKey {
-                subject: leaf.subject.as_str().to_owned(),
-            });
-        };
-        let is_root = self.roots.iter().any(|root| root.der == leaf.der);
-        if !is_root {
-            let mut search = Search {
-                anchor: self,
-                intermediates: self.intermediates.iter().chain(&bundled).collect(),
-                unusable: &unusable,
-                at,
-                checks_left: MAX_SIGNATURE_CHECKS,
-                refusal: None,
-            };
-            leaf.check_issued()
-                .map_err(|flaw| ChainError::flaw(&leaf, flaw))?;
-            if !search.extend(&mut vec![&leaf])? {
-                return Err(search.refusal(&leaf));
-            }
+        leaf.check_leaf(at, purpose)
+            .map_err(|flaw| ChainError::flaw(leaf, flaw))?;
+        if self.roots.iter().any(|root| root.der == leaf.der) {
+            return Ok(());
         }
-        match &self.identity {
-            Some(wanted) if !wanted.is_of(&leaf) => Err(ChainError::OtherIdentity {
-                wanted: wanted.clone(),
-                found: identities(&leaf),
-            }),
-            _ => Ok(TrustedLeaf {
-                key: key.clone(),
-                signer: signer(&leaf),
-            }),
+        let mut search = Search {
+            anchor: self,
+            purpose,
+            intermediates: self.intermediates.iter().chain(&bundled).collect(),
+            unusable: &unusable,
+            at,
+            checks_left: MAX_SIGNATURE_CHECKS,
+            refusal: None,
+        };
+        leaf.check_issued().map_err(|flaw| ChainError::flaw(leaf, flaw))?;
+        match search.extend(&mut vec![leaf])? {
+            true => Ok(()),
+            false => Err(search.refusal(leaf)),
         }
     }
 }
@@ -186,32 +239,10 @@ pub enum CertificateTime {
     NotBefore,
 }
 
-/// A signer's certificate that a path to a trusted root vouches for.
-#[derive(Clone, Debug)]
-pub struct TrustedLeaf {
-    key: PublicKey,
-    signer: Signer,
-}
-
-impl TrustedLeaf {
-    /// The key that it is for.
-    pub fn key(&self) -> &PublicKey {
-        &self.key
-    }
-
-    /// Whose it is.
-    pub fn signer(&self) -> &Signer {
-        &self.signer
-    }
-
-    pub(super) fn into_signer(self) -> Signer {
-        self.signer
-    }
-}
-
 /// A depth-first walk from the leaf towards the roots.
 struct Search<'a> {
     anchor: &'a CertificateAnchor,
+    purpose: Purpose,
     intermediates: Vec<&'a Certificate>,
     unusable: &'a [Unusable],
     at: UnixTime,
@@ -258,7 +289,7 @@ impl<'a> Search<'a> {
             }
             let checked = issuer
                 .check_issuer(self.at, beneath)
-                .and_then(|()| issuer.check_intermediate())
+                .and_then(|()| issuer.check_intermediate(self.purpose))
                 .and_then(|()| issuer.check_names(path));
             let longest = self.anchor.max_intermediates;
             if beneath + usize::from(!issuer.is_self_issued()) > longest || length > MAX_INTERMEDIATES {
@@ -334,18 +365,6 @@ impl<'a> Search<'a> {
                 issuer: leaf.issuer.as_str().to_owned(),
             },
         }
-    }
-}
-
-fn signer(leaf: &Certificate) -> Signer {
-    Signer::Certificate {
-        subject: leaf.subject.as_str().to_owned(),
-        issuer: leaf.issuer.as_str().to_owned(),
-        san: leaf.alternative_names.iter().map(ToString::to_string).collect(),
-        serial: leaf.serial.clone(),
-        spki_sha256: HEXLOWER.encode(&leaf.spki_sha256),
-        not_before: leaf.not_before,
-        not_after: leaf.not_after,
     }
 }
 

@@ -61,6 +61,11 @@ impl Envelope {
         self.pae.get(self.payload_at..).unwrap_or_default()
     }
 
+    /// The signature's own bytes, which time-stamping authorities and logs refer to.
+    pub(super) fn signature(&self) -> &[u8] {
+        &self.signature
+    }
+
     /// The digest of what v0.2 signed: the payload as Python prints a bytes object (OMS 11, `pae_compat`).
     /// It may be four times the payload, so it is hashed as it is made.
     fn legacy_digest(&self, hash: HashFunction) -> Digest {

@@ -5,6 +5,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::testing::*;
+use super::timestamp::tests as timestamps;
+use super::timestamp::tests::Stamp;
 use super::*;
 
 fn trusting(keys: &[&Holder], roots: &[&Holder]) -> TrustAnchors {
@@ -49,6 +51,22 @@ fn of_key(holder: &Holder) -> Signer {
     }
 }
 
+/// Of the right shape, and proof of nothing.
+fn keyless_material() -> Value {
+    let hash = "A".repeat(43) + "=";
+    json!({
+        "certificate": {"rawBytes": "AA=="},
+        "tlogEntries": [{
+            "logId": {"keyId": hash},
+            "kindVersion": {"kind": "dsse", "version": "0.0.1"},
+            "integratedTime": "1",
+            "inclusionPromise": {"signedEntryTimestamp": "AA=="},
+            "inclusionProof": {"rootHash": hash, "treeSize": "2", "checkpoint": {"envelope": "x"}},
+            "canonicalizedBody": "e30=",
+        }],
+    })
+}
+
 const EVERY_CURVE: [&rcgen::SignatureAlgorithm; 3] = [
     &rcgen::PKCS_ECDSA_P256_SHA256,
     &rcgen::PKCS_ECDSA_P384_SHA384,
@@ -59,9 +77,8 @@ const EVERY_CURVE: [&rcgen::SignatureAlgorithm; 3] = [
 fn nothing_is_trusted_by_default() {
     let (root, payload) = (Holder::root("root"), statement());
     let leaf = root.issue(signer("leaf"));
-    let sigstore = json!({"certificate": {"rawBytes": "AA=="}, "tlogEntries": [{}]});
     let mut keyless = root.sign(&payload, &pae(&payload));
-    keyless["verificationMaterial"] = sigstore;
+    keyless["verificationMaterial"] = keyless_material();
     let key = root.sign(&payload, &pae(&payload));
     let certificate = leaf.sign_certified(&[], &payload, &pae(&payload));
     let nobody = with_legacy(TrustAnchors::new());
@@ -370,4 +387,153 @@ fn what_a_bundle_states_can_be_read_without_trust() {
                 .is_err()
         );
     }
+}
+
+/// Adds timestamps to a bundle.
+fn stamped(mut bundle: Value, responses: &[Vec<u8>]) -> Value {
+    let list: Vec<Value> = responses
+        .iter()
+        .map(|response| json!({"signedTimestamp": data_encoding::BASE64.encode(response)}))
+        .collect();
+    bundle["verificationMaterial"]["timestampVerificationData"] = json!({"rfc3161Timestamps": list});
+    bundle
+}
+
+fn signature_of(bundle: &Value) -> Vec<u8> {
+    let text = bundle["dsseEnvelope"]["signatures"][0]["sig"].as_str().unwrap();
+    data_encoding::BASE64.decode(text.as_bytes()).unwrap()
+}
+
+fn with_tsa(mut anchors: TrustAnchors, root: &Holder) -> TrustAnchors {
+    anchors.set_timestamps(timestamps::trusting(&[root]));
+    anchors
+}
+
+/// A signer's certificate that was valid in January 2026, which [`timestamps::THEN`] begins.
+fn expired(root: &Holder) -> Holder {
+    let mut params = signer("leaf");
+    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2026, 2, 1);
+    root.issue(params)
+}
+
+#[test]
+fn a_timestamp_keeps_a_signature_good_after_its_certificate_has_expired() {
+    let (root, tsa_root, payload) = (Holder::root("root"), Holder::root("tsa root"), statement());
+    let leaf = expired(&root);
+    let tsa = tsa_root.issue(timestamps::timestamper("tsa"));
+    let plain = leaf.sign_certified(&[], &payload, &pae(&payload));
+    let stamp = |at: i64| Stamp::new(&tsa, &signature_of(&plain), UnixTime(at)).response();
+    let then = timestamps::THEN.0;
+    let good = stamped(plain.clone(), &[stamp(then)]);
+    let anchors = with_tsa(trusting(&[], &[&root]), &tsa_root);
+    let trusted = anchors.verify(&parse(&good), NOW).unwrap();
+    assert_eq!(
+        trusted.signed_at().to_string(),
+        "2026-01-01T00:00:00Z (says the time-stamping authority \"CN=tsa\")"
+    );
+    // Two of two are as good as one.
+    assert!(verdict(&anchors, &stamped(plain.clone(), &[stamp(then), stamp(then + 1)])).is_ok());
+    let refuse = |anchors: &TrustAnchors, bundle: &Value, want: &str| {
+        refused(anchors, bundle, TrustErrorKind::Signer, want);
+    };
+    // Without a trusted authority, or without a token: valid now, and it is not.
+    refuse(&trusting(&[], &[&root]), &good, "expired at 2026-02-01");
+    refuse(&anchors, &plain, "expired at 2026-02-01");
+    for empty in [json!({}), json!({"rfc3161Timestamps": []}), Value::Null] {
+        let mut bundle = plain.clone();
+        bundle["verificationMaterial"]["timestampVerificationData"] = empty;
+        refuse(&anchors, &bundle, "expired at 2026-02-01");
+    }
+    // Proof of a time at which the certificate was not valid is proof against it, whatever else is proven.
+    refuse(
+        &anchors,
+        &stamped(plain.clone(), &[stamp(then - 1)]),
+        "is valid from 2026-01-01",
+    );
+    let late = stamp(1_780_272_000);
+    refuse(
+        &anchors,
+        &stamped(plain.clone(), std::slice::from_ref(&late)),
+        "expired at 2026-02-01",
+    );
+    refuse(
+        &anchors,
+        &stamped(plain.clone(), &[stamp(then), late]),
+        "expired at 2026-02-01",
+    );
+    // Of an authority that nobody named.
+    let strangers = with_tsa(trusting(&[], &[&root]), &Holder::root("tsa root"));
+    refuse(&strangers, &good, "its authority is not trusted");
+    // The signer's own root is none for times, and the other way round.
+    refuse(
+        &with_tsa(trusting(&[], &[&root]), &root),
+        &good,
+        "its authority is not trusted",
+    );
+    refuse(
+        &with_tsa(trusting(&[], &[&tsa_root]), &tsa_root),
+        &good,
+        "not trusted",
+    );
+}
+
+#[test]
+fn a_timestamp_that_does_not_hold_refuses_what_would_be_good_without_it() {
+    let (root, tsa_root, payload) = (Holder::root("root"), Holder::root("tsa root"), statement());
+    let leaf = root.issue(signer("leaf"));
+    let tsa = tsa_root.issue(timestamps::timestamper("tsa"));
+    let by_certificate = leaf.sign_certified(&[], &payload, &pae(&payload));
+    let by_key = leaf.sign(&payload, &pae(&payload));
+    let other = leaf.sign(&payload, &pae(&payload));
+    let both = trusting(&[&leaf], &[&root]);
+    let anchors = with_tsa(both.clone(), &tsa_root);
+    for plain in [&by_certificate, &by_key] {
+        assert!(verdict(&anchors, plain).is_ok());
+        let good = Stamp::new(&tsa, &signature_of(plain), timestamps::THEN).response();
+        assert!(verdict(&anchors, &stamped(plain.clone(), std::slice::from_ref(&good))).is_ok());
+        let stolen = Stamp::new(&tsa, &signature_of(&other), timestamps::THEN).response();
+        let mut cut = good.clone();
+        cut.pop();
+        let cases = [
+            (
+                vec![stolen.clone()],
+                TrustErrorKind::Signature,
+                "timestamp 0 of the bundle: it is over another",
+            ),
+            (
+                vec![good.clone(), stolen],
+                TrustErrorKind::Signature,
+                "timestamp 1 of the bundle: it is over another",
+            ),
+            (vec![cut], TrustErrorKind::Bundle, "malformed"),
+            (vec![good.clone(), good.clone()], TrustErrorKind::Bundle, ""),
+            (vec![good; 9], TrustErrorKind::Bundle, ""),
+        ];
+        for (responses, kind, want) in cases {
+            let bundle = stamped(plain.clone(), &responses);
+            refused(&anchors, &bundle, kind, want);
+            // To an operator who trusts no authority it says nothing, good or bad.
+            assert!(verdict(&both, &bundle).is_ok());
+        }
+        for odd in [
+            json!([]),
+            json!({"x": 1}),
+            json!({"rfc3161Timestamps": [{"signedTimestamp": "A"}]}),
+        ] {
+            let mut bundle = plain.clone();
+            bundle["verificationMaterial"]["timestampVerificationData"] = odd;
+            refused(&anchors, &bundle, TrustErrorKind::Bundle, "malformed");
+        }
+    }
+    // A token vouches for a time, and for nobody.
+    let alone = with_tsa(TrustAnchors::new(), &tsa_root);
+    assert!(alone.is_empty());
+    let stamp = Stamp::new(&tsa, &signature_of(&by_key), timestamps::THEN).response();
+    refused(
+        &alone,
+        &stamped(by_key, &[stamp]),
+        TrustErrorKind::Signer,
+        "no key is trusted",
+    );
 }

@@ -30,6 +30,76 @@ impl fmt::Display for UnixTime {
     }
 }
 
+/// When a signature is known to have existed, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SigningTime {
+    proofs: Vec<TimeProof>,
+}
+
+impl SigningTime {
+    pub(super) fn proven_by(proofs: Vec<TimeProof>) -> Self {
+        Self { proofs }
+    }
+
+    /// The proofs; none, when all there is would be the signer's own word.
+    pub fn proofs(&self) -> &[TimeProof] {
+        &self.proofs
+    }
+}
+
+impl fmt::Display for SigningTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.proofs.is_empty() {
+            return f.write_str("an unproven time");
+        }
+        for (i, proof) in self.proofs.iter().enumerate() {
+            write!(f, "{}{proof}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// One proof of the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeProof {
+    /// When the signature existed at the latest.
+    pub at: UnixTime,
+    /// Who says so, in their signature.
+    pub witness: Witness,
+}
+
+impl fmt::Display for TimeProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (says {})", self.at, self.witness)
+    }
+}
+
+/// Who attests a time. Names are safe to print.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// A transparency log of the trusted root.
+    Log {
+        /// Its address, as the trusted root names it.
+        name: String,
+        /// The index of the entry.
+        index: u64,
+    },
+    /// A time-stamping authority (RFC 3161).
+    Timestamp {
+        /// Its name: the certificate's subject, or "an authority of the trusted root".
+        name: String,
+    },
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Log { name, index } => write!(f, "the log \"{name}\", entry {index}"),
+            Self::Timestamp { name } => write!(f, "the time-stamping authority \"{name}\""),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,6 +64,10 @@ pub struct Options {
     pub keep_tags: bool,
     /// Which files the kernel reads by itself once they are verified.
     pub pin: Pin,
+    /// How many threads hash side by side.
+    pub cores: usize,
+    /// What tells how much memory is left; opened at the start when absent, which a confined process cannot.
+    pub gauge: Option<Arc<MemoryGauge>>,
 }
 
 impl Default for Options {
@@ -75,6 +79,8 @@ impl Default for Options {
             max_file_bytes: 1 << 40,
             keep_tags: true,
             pin: Pin::Off,
+            cores: cores(),
+            gauge: None,
         }
     }
 }
@@ -156,12 +162,15 @@ impl Engine {
             Some(remembered) => remembered.tag_key(),
             None => TagKey::generate()?,
         };
-        let gauge = MemoryGauge::open();
+        let gauge = options
+            .gauge
+            .clone()
+            .unwrap_or_else(|| Arc::new(MemoryGauge::open()));
         let memory = options.memory.unwrap_or_else(|| share_of(gauge.available()));
         let engine = Arc::new_cyclic(|engine: &Weak<Self>| Self {
             memory: Memory::new(memory),
             workers: Workers::new(options.threads),
-            board: Board::new(cores()),
+            board: Board::new(options.cores),
             starved: Mutex::default(),
             order: OnceLock::new(),
             // Nobody is followed yet.
@@ -404,7 +413,7 @@ impl Engine {
 
     fn source_error(&self, error: SourceError) -> ReadError {
         self.totals.source_errors.fetch_add(1, Ordering::Relaxed);
-        log::warn!("{error}; its reader gets an error");
+        log::warn!(event = "source-error"; "{error}; its reader gets an error");
         ReadError::Source(Arc::new(error))
     }
 

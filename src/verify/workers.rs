@@ -486,6 +486,7 @@ impl Workers {
                 let Some(current) = current.as_mut() else { continue };
                 if !std::mem::replace(&mut current.reported, true) {
                     log::warn!(
+                        event = "source-silent", path = current.file.path().as_str();
                         "{}: the source does not answer; its readers get an error",
                         current.file.path()
                     );

@@ -8,20 +8,29 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod errors;
 mod handed_over;
+mod helper;
 mod life;
+mod logging;
+mod manual;
 mod memory;
 mod names;
 mod ordinary_user;
+#[path = "../../examples/pages.rs"]
+mod pages;
 mod policy;
 mod read_only;
 mod reading;
 mod refusals;
 mod resources;
+mod sandbox;
+mod service;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod unreliable_source;
+mod warm;
 
 use support::random::Random;
 use support::signing::Layout;

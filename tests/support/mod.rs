@@ -16,6 +16,7 @@
 pub(crate) mod mounted;
 pub(crate) mod random;
 pub(crate) mod signing;
+pub(crate) mod sigstore;
 pub(crate) mod source;
 pub(crate) mod staging;
 pub(crate) mod sys;

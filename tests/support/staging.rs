@@ -164,6 +164,15 @@ impl Vector {
                     staged.trust.extend(["--certificate-chain".into(), file.into()]);
                 }
             }
+            "sigstore" => {
+                let text = |field: &str| OsString::from(trust[field].as_str().unwrap());
+                let root = dir.join(trust["trusted_root"].as_str().unwrap());
+                staged.trust.extend(["--identity".into(), text("identity")]);
+                staged
+                    .trust
+                    .extend(["--identity-provider".into(), text("issuer")]);
+                staged.trust.extend(["--trusted-root".into(), root.into()]);
+            }
             method => panic!("{}: no arguments for method {method}", self.text("id")),
         }
         if options["allow_symlinks"] == true {

@@ -9,6 +9,7 @@ use std::ffi::CStr;
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,6 +18,9 @@ use std::ptr;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering;
 
+use io_uring::IoUring;
+use io_uring::opcode;
+use io_uring::types;
 use rustix::fs::Advice;
 
 /// A shared or private mapping of a file. A page that cannot be had kills the process with SIGBUS, so
@@ -58,6 +62,15 @@ impl Mapping {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Tells the kernel how the mapping will be used. Only for advice that destroys nothing of a file.
+    pub(crate) fn advise(&self, advice: i32) -> io::Result<()> {
+        // SAFETY: the range is the mapping; what the advice may drop comes from the file again.
+        match unsafe { libc::madvise(self.start, self.len, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Copies bytes out. The file may change meanwhile: each byte is loaded on its own.
@@ -142,6 +155,57 @@ pub(crate) fn read_full(file: &File, out: &mut [u8], at: u64) -> io::Result<usiz
         }
     }
     Ok(have)
+}
+
+/// Has the kernel read a range ahead.
+pub(crate) fn readahead(file: &File, at: u64, len: usize) -> io::Result<()> {
+    // SAFETY: the call takes three numbers.
+    match unsafe { libc::readahead(file.as_raw_fd(), at as i64, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Moves bytes of a file into a pipe: how many.
+pub(crate) fn splice(file: &File, at: u64, pipe: &impl AsFd, len: usize) -> io::Result<usize> {
+    let mut at = at as i64;
+    let to = pipe.as_fd().as_raw_fd();
+    // SAFETY: `at` outlives the call; a pipe has no position.
+    let moved = unsafe { libc::splice(file.as_raw_fd(), &mut at, to, ptr::null_mut(), len, 0) };
+    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+}
+
+/// Reads all ranges at once through io_uring; nothing where the kernel does not allow a ring.
+pub(crate) fn uring_reads(file: &File, ranges: &[(usize, usize)]) -> io::Result<Option<Vec<Vec<u8>>>> {
+    let Ok(mut ring) = IoUring::new(8) else {
+        return Ok(None);
+    };
+    let mut out: Vec<Vec<u8>> = ranges.iter().map(|(_, len)| vec![0; *len]).collect();
+    for (number, (buffer, (at, len))) in out.iter_mut().zip(ranges).enumerate() {
+        let read = opcode::Read::new(types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), *len as u32)
+            .offset(*at as u64)
+            .build()
+            .user_data(number as u64);
+        // SAFETY: the buffer and the file outlive the wait below, and no buffer is touched before it.
+        unsafe { ring.submission().push(&read) }.map_err(io::Error::other)?;
+    }
+    let mut left = ranges.len();
+    while left > 0 {
+        match ring.submit_and_wait(left) {
+            Ok(_) => {}
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+            // The buffers must not go while the kernel may write to them.
+            Err(why) => panic!("waiting for reads: {why}"),
+        }
+        for done in ring.completion() {
+            let read = usize::try_from(done.result());
+            let read =
+                read.unwrap_or_else(|_| panic!("read: {}", io::Error::from_raw_os_error(-done.result())));
+            out[done.user_data() as usize].truncate(read);
+            left -= 1;
+        }
+    }
+    Ok(Some(out))
 }
 
 /// Cuts a file by its name, without opening it.

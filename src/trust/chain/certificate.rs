@@ -78,8 +78,19 @@ struct Usage {
 
 #[derive(Clone, Copy, Debug)]
 struct Purposes {
+    critical: bool,
     code_signing: bool,
+    time_stamping: bool,
     any: bool,
+    /// How many it lists.
+    count: usize,
+}
+
+/// What a leaf's key is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    CodeSigning,
+    TimeStamping,
 }
 
 impl Certificate {
@@ -180,7 +191,9 @@ impl Certificate {
                 });
             }
             ParsedExtension::KeyUsage(usage) => self.key_usage = Some(Usage::of(usage)),
-            ParsedExtension::ExtendedKeyUsage(purposes) => self.purposes = Some(Purposes::of(purposes)),
+            ParsedExtension::ExtendedKeyUsage(purposes) => {
+                self.purposes = Some(Purposes::of(purposes, critical))
+            }
             ParsedExtension::SubjectAlternativeName(names) => {
                 let names = &names.general_names;
                 let judged: Option<Vec<_>> = names.iter().map(JudgedName::of_alternative).collect();
@@ -236,16 +249,28 @@ impl Certificate {
         issuer.key.verify(self.algorithm, &self.tbs, &self.signature)
     }
 
-    /// Checks that it may sign models.
-    pub(super) fn check_leaf(&self, at: UnixTime) -> Result<(), Flaw> {
+    /// Checks that it may sign models, or times.
+    pub(super) fn check_leaf(&self, at: UnixTime, purpose: Purpose) -> Result<(), Flaw> {
         self.check_validity(at)?;
         match (self.key_usage, self.purposes) {
             (None, None) => return Err(Flaw::NoPurpose),
             (Some(usage), _) if !usage.digital_signature => return Err(Flaw::NoDigitalSignature),
             // RFC 5280, 4.2.1.12: both must allow what is done with the key. "Any" would let a
             // certificate for a web server sign a model.
-            (_, Some(purposes)) if !purposes.code_signing || purposes.any => {
+            (_, Some(purposes))
+                if purpose == Purpose::CodeSigning && (!purposes.code_signing || purposes.any) =>
+            {
                 return Err(Flaw::NotForCodeSigning);
+            }
+            // RFC 3161, 2.3: this purpose, no other, and critical.
+            (_, purposes) if purpose == Purpose::TimeStamping => {
+                let purposes = purposes.ok_or(Flaw::NotForTimeStamping)?;
+                if !purposes.time_stamping || purposes.count != 1 {
+                    return Err(Flaw::NotForTimeStamping);
+                }
+                if !purposes.critical {
+                    return Err(Flaw::TimeStampingNotCritical);
+                }
             }
             _ => {}
         }
@@ -326,10 +351,15 @@ impl Certificate {
     }
 
     /// Checks what holds of an intermediate beyond being an issuer.
-    pub(super) fn check_intermediate(&self) -> Result<(), Flaw> {
+    pub(super) fn check_intermediate(&self, purpose: Purpose) -> Result<(), Flaw> {
         self.check_issued()?;
-        match self.purposes {
-            Some(purposes) if !purposes.code_signing && !purposes.any => Err(Flaw::NotForCodeSigning),
+        match (self.purposes, purpose) {
+            (None, _) => Ok(()),
+            (Some(purposes), _) if purposes.any => Ok(()),
+            (Some(purposes), Purpose::CodeSigning) if !purposes.code_signing => Err(Flaw::NotForCodeSigning),
+            (Some(purposes), Purpose::TimeStamping) if !purposes.time_stamping => {
+                Err(Flaw::NotForTimeStamping)
+            }
             _ => Ok(()),
         }
     }
@@ -372,10 +402,22 @@ impl Usage {
 }
 
 impl Purposes {
-    fn of(purposes: &ExtendedKeyUsage<'_>) -> Self {
+    fn of(purposes: &ExtendedKeyUsage<'_>, critical: bool) -> Self {
+        let known = [
+            purposes.any,
+            purposes.server_auth,
+            purposes.client_auth,
+            purposes.code_signing,
+            purposes.email_protection,
+            purposes.time_stamping,
+            purposes.ocsp_signing,
+        ];
         Self {
+            critical,
             code_signing: purposes.code_signing,
+            time_stamping: purposes.time_stamping,
             any: purposes.any,
+            count: known.iter().filter(|listed| **listed).count() + purposes.other.len(),
         }
     }
 }
@@ -467,6 +509,10 @@ pub enum Flaw {
     NoDigitalSignature,
     /// Its extended key usage is not codeSigning.
     NotForCodeSigning,
+    /// Its extended key usage is not timeStamping alone.
+    NotForTimeStamping,
+    /// Its extended key usage timeStamping may be overlooked.
+    TimeStampingNotCritical,
     /// It is an authority, and its key usage does not say that it signs anything but certificates.
     AuthorityAsLeaf,
     /// It may sign certificates and is no authority.
@@ -546,6 +592,10 @@ impl fmt::Display for Flaw {
             Self::NoPurpose => write!(f, "has neither key usage nor extended key usage"),
             Self::NoDigitalSignature => write!(f, "has a key usage without digitalSignature"),
             Self::NotForCodeSigning => write!(f, "has an extended key usage other than codeSigning"),
+            Self::NotForTimeStamping => write!(f, "has an extended key usage other than timeStamping alone"),
+            Self::TimeStampingNotCritical => {
+                write!(f, "has an extended key usage timeStamping that is not critical")
+            }
             Self::AuthorityAsLeaf => {
                 write!(f, "is an authority whose key usage does not let it sign a model")
             }

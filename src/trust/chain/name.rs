@@ -58,7 +58,7 @@ impl fmt::Debug for Name {
 
 /// A subject alternative name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AlternativeName {
+pub(in crate::trust) enum AlternativeName {
     Email(String),
     Uri(String),
     Dns(String),

@@ -258,7 +258,7 @@ impl Engine {
                     signed,
                     found,
                 };
-                log::error!("{finding}; it is refused until the model is mounted anew");
+                log::error!(event = "content-differs", path = finding.path.as_str(); "{finding}; it is refused until the model is mounted anew");
                 self.totals.rejected_resources.fetch_add(1, Ordering::Relaxed);
                 let mut findings = self.findings.lock();
                 if findings.len() < MAX_FINDINGS {

@@ -137,7 +137,7 @@ impl Engine {
             range,
         };
         if first {
-            log::error!("{error}; reads of it are refused while that lasts");
+            log::error!(event = "content-changed", path = file.path().as_str(); "{error}; reads of it are refused while that lasts");
         }
         error
     }
