@@ -1,7 +1,7 @@
 //! The privileged part of a mount, as the serving part sees it.
 //!
 //! Mounting, unmounting and registering backing files need a privilege that a process which reads untrusted bytes
-//! must not have. So they are done by a second, small process, [`part`], and this is the way to ask it. What it is
+//! must not have. So they are done by a second, small process, `part`, and this is the way to ask it. What it is
 //! to mount, and where, it was told when it was started, before a byte of the bundle or the model was looked at:
 //! a request says only *now*. It ends when this process does, and takes nothing away then: a mount whose server
 //! died stays, and answers ENOTCONN.

@@ -4,7 +4,7 @@
 //! SCT, the log entry's inclusion proof, checkpoint and promise, timestamps, and that the entry records this very
 //! signature; none of it can be skipped from here. It never sees the bundle's text: it is handed what our own
 //! parsers made of it, so there is no second reading. What we check ourselves: the shape of everything
-//! ([`crate::trust::evidence`]), the envelope's signature (with the same code as for other certificates), the
+//! (`trust::evidence`), the envelope's signature (with the same code as for other certificates), the
 //! certificate's profile, that it has one name, and whose name it is. There is no network here. The crate reads the
 //! system's clock to refuse log entries from the future; we hold every proven time against the caller's clock too.
 

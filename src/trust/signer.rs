@@ -14,7 +14,7 @@ use crate::trust::keyless::Staleness;
 pub enum Signer {
     /// The holder of a key.
     Key {
-        /// See [`PublicKey::fingerprint`].
+        /// See [`crate::trust::PublicKey::fingerprint`].
         fingerprint: String,
         /// The curve it is on.
         curve: Curve,

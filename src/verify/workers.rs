@@ -498,7 +498,12 @@ impl Workers {
             let (mut queued, unfetched) = file.gate.lock().give_up();
             late.append(&mut queued);
             // Nobody fetches these while threads that are stuck have all of the file's places.
-            late.extend(unfetched.into_iter().flatten().flat_map(|index| file.give_up(index)));
+            late.extend(
+                unfetched
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|index| file.give_up(index)),
+            );
             let error = || {
                 Err(ReadError::TimedOut {
                     path: file.path().clone(),
