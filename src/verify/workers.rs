@@ -119,6 +119,16 @@ pub(super) enum Want {
     Resources(Range<usize>, Haste),
     /// Fetch blocks for a flight.
     Fetch(FetchTask),
+    /// Verify what a reader will want next.
+    Ahead(Ahead),
+}
+
+/// What a reader will want next.
+pub(super) enum Ahead {
+    /// More of the same file.
+    Resources(Range<usize>),
+    /// The files after it.
+    Files,
 }
 
 /// Whether somebody waits for a verification.
