@@ -522,12 +522,12 @@ mod tests {
         const HALF: u64 = CHUNK_BYTES / 2;
         let memory = Memory::new(2 * CHUNK_BYTES + 4096);
         let key = TagKey::generate().unwrap();
-        let content = vec![5; 2 * CHUNK_BYTES as usize];
+        let content = vec![5; 2 * usize::try_from(CHUNK_BYTES).unwrap()];
         for buffer in 0..2 {
             let at = buffer * CHUNK_BYTES;
-            let whole = fetched(&memory, at, &content[..CHUNK_BYTES as usize]);
+            let whole = fetched(&memory, at, &content[..usize::try_from(CHUNK_BYTES).unwrap()]);
             for half in [at..at + HALF, at + HALF..at + CHUNK_BYTES] {
-                let want = hash(Algorithm::Sha256, &content[..HALF as usize]);
+                let want = hash(Algorithm::Sha256, &content[..usize::try_from(HALF).unwrap()]);
                 let mut pass = FirstPass::new(&key, &want, true);
                 FirstPass::take(&key, vec![(&mut pass, vec![whole.part(&half)])]);
                 let (_, kept) = pass.finish(&want).unwrap();
@@ -536,7 +536,7 @@ mod tests {
         }
         assert!(
             memory
-                .buffer(CHUNK_BYTES as usize, Claim::Demand)
+                .buffer(usize::try_from(CHUNK_BYTES).unwrap(), Claim::Demand)
                 .unwrap()
                 .is_some()
         );
