@@ -493,14 +493,19 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
         ),
         (
             "memory",
-            format!(
-                "{} held of {}, {} of it in {} pinned files; read again against {}",
-                model::bytes(bytes.held),
-                model::bytes(bytes.budget),
-                model::bytes(report.pinned.bytes),
-                report.pinned.files,
-                safe(&report.tags)
-            ),
+            match report.pinned.files {
+                0 => format!(
+                    "{} held of {}",
+                    model::bytes(bytes.held),
+                    model::bytes(bytes.budget)
+                ),
+                files => format!(
+                    "{} held of {}, {} of it pinned ({files})",
+                    model::bytes(bytes.held),
+                    model::bytes(bytes.budget),
+                    model::bytes(report.pinned.bytes),
+                ),
+            },
         ),
         (
             "reading",

@@ -6,10 +6,8 @@ use std::ops::Deref;
 use std::ops::DerefMut;
 use std::ptr::NonNull;
 
-use rustix::mm::Advice;
 use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
-use rustix::mm::madvise;
 use rustix::mm::mmap_anonymous;
 use rustix::mm::munmap;
 
@@ -19,8 +17,9 @@ pub const PAGE_BYTES: usize = 4096;
 /// Size of a huge page in bytes (x86-64, and AArch64 with small pages). Elsewhere it is only an alignment.
 pub const HUGE_PAGE_BYTES: usize = 2 * 1024 * 1024;
 
-/// Pages of our own, zero at first. Buffers of a huge page and more ask for huge pages: filling them takes one
-/// fault instead of five hundred.
+/// Pages of our own, zero at first. Buffers of a huge page and more lie where the system can give one, but do not ask for it:
+/// under a hypervisor that takes free memory back (balloon free page reporting), a fresh huge page cost three times what
+/// five hundred small ones did, and for a buffer that is used again neither matters.
 pub struct Pages {
     start: NonNull<u8>,
     bytes: usize,
@@ -75,10 +74,6 @@ impl Pages {
             }
             if after > 0 {
                 munmap(aligned.byte_add(bytes), after)?;
-            }
-            if slop > 0 {
-                // Only faster; a kernel without huge pages says no.
-                let _ = madvise(aligned, bytes, Advice::LinuxHugepage);
             }
             aligned
         };

@@ -517,6 +517,33 @@ mod tests {
         pass.finish(&want)
     }
 
+    #[test]
+    fn making_room_for_one_buffer_lets_one_go_however_many_blocks_share_it() {
+        const HALF: u64 = CHUNK_BYTES / 2;
+        let memory = Memory::new(2 * CHUNK_BYTES + 4096);
+        let key = TagKey::generate().unwrap();
+        let content = vec![5; 2 * usize::try_from(CHUNK_BYTES).unwrap()];
+        for buffer in 0..2 {
+            let at = buffer * CHUNK_BYTES;
+            let whole = fetched(&memory, at, &content[..usize::try_from(CHUNK_BYTES).unwrap()]);
+            for half in [at..at + HALF, at + HALF..at + CHUNK_BYTES] {
+                let want = hash(Algorithm::Sha256, &content[..usize::try_from(HALF).unwrap()]);
+                let mut pass = FirstPass::new(&key, &want, true);
+                FirstPass::take(&key, vec![(&mut pass, vec![whole.part(&half)])]);
+                let (_, kept) = pass.finish(&want).unwrap();
+                kept.into_iter().for_each(|block| memory.hold(Arc::new(block)));
+            }
+        }
+        assert!(
+            memory
+                .buffer(usize::try_from(CHUNK_BYTES).unwrap(), Claim::Demand)
+                .unwrap()
+                .is_some()
+        );
+        let held = [0, HALF, 2 * HALF, 3 * HALF].map(|at| memory.find(FILE, at).is_some());
+        assert_eq!(held, [false, false, true, true]);
+    }
+
     /// Has this tag everywhere.
     struct One(Option<Tag>);
 

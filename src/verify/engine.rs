@@ -325,6 +325,12 @@ impl Engine {
         #[cfg(feature = "planted-faults")]
         super::planted_panic();
         let resources = match &job.want {
+            Want::Ahead(_) => {
+                if let Want::Ahead(ahead) = job.want {
+                    self.run_ahead(&job.file, ahead);
+                }
+                return;
+            }
             Want::Fetch(_) => {
                 if let Want::Fetch(task) = job.want {
                     self.fetch(task, slot);
@@ -343,7 +349,7 @@ impl Engine {
         };
         let file = Arc::clone(&job.file);
         let result = match &job.want {
-            Want::Resources(..) | Want::Fetch(_) => Ok(VerifiedBytes::default()),
+            Want::Resources(..) | Want::Fetch(_) | Want::Ahead(_) => Ok(VerifiedBytes::default()),
             Want::Bytes(range) => self.bytes(&file, range.clone(), slot),
             Want::Open => {
                 self.end_pin(&file);

@@ -15,6 +15,8 @@ use crate::testing::Method;
 use crate::testing::SignedModel;
 use crate::trust::TrustedFile;
 
+mod attacks;
+
 /// The chunk as a length in memory.
 const C: usize = 128 * 1024;
 
@@ -43,16 +45,21 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 /// A model's files behind an engine, as the tree ties them.
-struct Bound {
-    engine: Arc<Engine>,
-    files: Vec<Arc<VerifiedFile>>,
+pub(super) struct Bound {
+    pub(super) engine: Arc<Engine>,
+    pub(super) files: Vec<Arc<VerifiedFile>>,
 }
 
-fn bind(model: &SignedModel, memory: u64) -> Bound {
+pub(super) fn bind(model: &SignedModel, memory: u64) -> Bound {
+    bind_with(model, memory, Pin::Off)
+}
+
+fn bind_with(model: &SignedModel, memory: u64, pin: Pin) -> Bound {
     let engine = Engine::start(
         Options {
             memory: Some(memory),
             threads: 8,
+            pin,
             ..Options::default()
         },
         None,

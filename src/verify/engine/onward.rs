@@ -11,6 +11,9 @@ use super::passes::FLIGHT_BYTES;
 use crate::verify::file::State;
 use crate::verify::file::VerifiedFile;
 use crate::verify::memory::Claim;
+use crate::verify::workers::Ahead;
+use crate::verify::workers::Job;
+use crate::verify::workers::Want;
 
 impl Engine {
     /// Verifies what a reader of these bytes will want next, while there is memory for it.
@@ -31,7 +34,7 @@ impl Engine {
             return;
         }
         drop(ahead);
-        self.verify_ahead(file, file.resources_of(&next));
+        self.submit_ahead(file, Ahead::Resources(file.resources_of(&next)));
         if next.end == file.size() {
             self.follow(file);
         }
@@ -45,7 +48,26 @@ impl Engine {
         }
         let Some(place) = order.place_of(file) else { return };
         self.followed.store(place, Ordering::Relaxed);
-        self.follow_on();
+        self.submit_ahead(file, Ahead::Files);
+    }
+
+    /// Leaves to a worker what may have to wait for a disk: the kernel's threads do not.
+    fn submit_ahead(&self, file: &Arc<VerifiedFile>, ahead: Ahead) {
+        let job = Job {
+            file: Arc::clone(file),
+            want: Want::Ahead(ahead),
+            promise: None,
+            demand: None,
+        };
+        self.workers.submit(job, &self.runner);
+    }
+
+    /// Does what was left to a worker.
+    pub(super) fn run_ahead(&self, file: &Arc<VerifiedFile>, ahead: Ahead) {
+        match ahead {
+            Ahead::Resources(resources) => self.verify_ahead(file, resources),
+            Ahead::Files => self.follow_on(),
+        }
     }
 
     /// Goes on with what [`Engine::follow`] began, as files come to their end.

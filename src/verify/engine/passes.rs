@@ -294,3 +294,44 @@ const MAX_BLOCKS: usize = 8;
 
 /// Flights that may wait to be hashed before others do not even begin to be fetched.
 pub(super) const MAX_BACKLOG: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::testing::Method;
+    use crate::testing::SignedModel;
+    use crate::verify::tests::bind;
+
+    #[test]
+    fn what_must_wait_for_the_hashes_is_put_aside_once_and_has_its_turn() {
+        let names: Vec<_> = (0..2 * MAX_BACKLOG).map(|n| format!("empty-{n}")).collect();
+        let mut files: Vec<_> = names.iter().map(|name| (name.as_str(), Vec::new())).collect();
+        files.push(("last", vec![1; 1000]));
+        let model = SignedModel::new(&files, Algorithm::Sha256, Method::Files);
+        let bound = bind(&model, 0);
+        let engine = &bound.engine;
+        let (last, empty) = bound.files.split_last().unwrap();
+        for file in empty {
+            for flight in engine.mark(file, 0..1, Claim::Spare) {
+                engine.board.offer(flight);
+            }
+        }
+        let flight = engine.mark(last, 0..1, Claim::Spare).remove(0);
+        assert_eq!(flight.recruit(), 1);
+        engine.fetch(FetchTask::new(&flight), &Slot::default());
+        assert_eq!(engine.starved.lock().len(), 1);
+        assert_eq!(flight.recruit(), 1, "nobody else was called to fetch it");
+        flight.dismiss();
+        engine.help();
+        let began = Instant::now();
+        while bound.files.iter().any(|file| file.state() != State::Verified) {
+            assert!(began.elapsed() < Duration::from_secs(5), "it has no turn");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(engine.starved.lock().is_empty());
+    }
+}
