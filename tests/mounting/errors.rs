@@ -15,7 +15,9 @@ use crate::support::MODELFS;
 use crate::support::Outcome;
 use crate::support::modelfs_command;
 use crate::support::mounted::Mounted;
+use crate::support::mounted::mount_entry;
 use crate::support::mounted::new_mount_point;
+use crate::support::mounted::unmount_lazily;
 use crate::support::notice;
 use crate::support::run;
 use crate::support::signing::Layout;
@@ -198,6 +200,16 @@ impl Scene {
         let mut words: Vec<OsString> = [&self.model.model, &self.point].map(Into::into).to_vec();
         words.extend(["-o".into(), options.into()]);
         self.run(words)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // What should have been refused and was mounted must not outlive the test that finds it out.
+        self.keep = None;
+        if mount_entry(&self.point).is_some() {
+            unmount_lazily(&self.point);
+        }
     }
 }
 
