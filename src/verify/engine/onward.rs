@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Engine;
-use super::cores;
 use super::passes::FLIGHT_BYTES;
 use crate::verify::file::State;
 use crate::verify::file::VerifiedFile;
@@ -77,7 +76,7 @@ impl Engine {
             .files
             .iter()
             .skip(self.followed.load(Ordering::Relaxed))
-            .take(1 + cores());
+            .take(1 + self.options.cores);
         let Some(first) = files.next() else { return };
         let mut busy = usize::from(first.is_in_flight());
         for next in files {
@@ -93,7 +92,7 @@ impl Engine {
                 } else {
                     FLIGHT_BYTES
                 };
-                if busy >= cores() || (busy > 0 && self.memory.free() < needed) {
+                if busy >= self.options.cores || (busy > 0 && self.memory.free() < needed) {
                     break;
                 }
                 let first = match self.begin_pin(next) {
