@@ -291,3 +291,16 @@ fn held_bytes_stay_within_the_budget_and_answer_without_the_source() {
     std::fs::write(model.file("w"), vec![0; 16 * C]).unwrap();
     assert!(read(&bound, 0, 0, C).unwrap() == original[..C]);
 }
+
+#[test]
+fn a_file_that_is_longer_when_bound_and_right_when_read_is_rejected_for_its_size() {
+    let original = content(2 * C);
+    let model = SignedModel::new(&[("w", original.clone())], Algorithm::Sha256, Method::Files);
+    let file = File::options().write(true).open(model.file("w")).unwrap();
+    file.set_len(3 * CHUNK_BYTES).unwrap();
+    let bound = bind(&model, 1 << 30);
+    file.set_len(2 * CHUNK_BYTES).unwrap();
+    // The bytes that are left match the signed digest; the size that was shown does not.
+    assert_eq!(outcome(&open(&bound, 0).map(|()| Vec::new())), "rejected");
+    assert_eq!(outcome(&read(&bound, 0, 0, C)), "rejected");
+}
