@@ -22,6 +22,7 @@ use super::memory::window;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::sys::Unsealed;
+use crate::sys::random_bytes;
 
 /// Re-check granule in bytes: chunks begin at multiples of it in their file, and where a resource begins. Bigger:
 /// fewer tags, more waste on small reads; the kernel asks for up to this much when it reads ahead by default.
@@ -109,8 +110,7 @@ pub(super) enum TagKey {
 impl TagKey {
     /// A key that ends with this process.
     pub(super) fn generate() -> Result<Self, KeyUnavailable> {
-        let mut key = [0; 32];
-        aws_lc_rs::rand::fill(&mut key).map_err(|_| KeyUnavailable)?;
+        let key: [u8; 32] = random_bytes().map_err(|_| KeyUnavailable)?;
         if !has_fast_gmac() {
             return Ok(Self::Blake3(Box::new(key)));
         }
