@@ -1,26 +1,45 @@
-//! Bytes as a bundle.
+//! Bytes as a bundle, where the signers of the repository's models are trusted, and those of the public vectors that
+//! are there: keys, certificates and, through the public Sigstore instance, identities.
 //!
 //! 1. Nothing panics, and every refusal is a message that is safe to print.
-//! 2. No input is trusted under a key that never signed it.
-//! 3. An input that is a bundle stays one, with the same payload, whatever white space stands around it.
+//! 2. What is trusted says what one of these signers signed: the same payload, under the same name.
+//! 3. Nothing is trusted under a key that never signed, or where nobody is trusted.
+//! 4. An input that is a bundle stays one, with the same payload, whatever white space stands around it.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
+#[allow(dead_code, reason = "the other targets use the rest of it")]
 mod common;
 
-use common::SIGNER;
-use common::check_message;
-use libfuzzer_sys::fuzz_target;
 use modelfs::trust::Bundle;
+use modelfs::trust::TrustAnchors;
 
-fuzz_target!(|data: &[u8]| {
+use crate::common::KNOWN;
+use crate::common::NOW;
+use crate::common::SIGNER;
+use crate::common::check_message;
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(init: common::plant_seeds("bundle"), |data: &[u8]| check(data));
+
+pub(crate) fn check(data: &[u8]) {
     let bundle = match Bundle::parse(data) {
         Ok(bundle) => bundle,
         Err(error) => return check_message(&error),
     };
-    match SIGNER.anchors.verify(&bundle, common::NOW) {
-        Ok(trusted) => panic!("trusted: {}", trusted.signer()),
+    match KNOWN.anchors.verify(&bundle, NOW) {
+        Ok(trusted) => {
+            let said = (*trusted.manifest().identity(), trusted.signer().to_string());
+            assert!(KNOWN.statements.contains(&said), "nobody signed this: {said:?}");
+        }
         Err(error) => check_message(&error),
+    }
+    for strangers in [&SIGNER.anchors, &TrustAnchors::new()] {
+        match strangers.verify(&bundle, NOW) {
+            Ok(trusted) => panic!("trusted: {}", trusted.signer()),
+            Err(error) => check_message(&error),
+        }
     }
     let again = Bundle::parse(&[b" \n", data, b"\t\r\n"].concat()).expect("white space means nothing");
     assert_eq!(again.method(), bundle.method());
@@ -32,4 +51,4 @@ fuzz_target!(|data: &[u8]| {
         }
         (a, b) => panic!("{a:?} and {b:?}"),
     }
-});
+}

@@ -6,22 +6,27 @@
 //!    ends in a range of canonical decimals, and the ranges of each file, sorted as numbers, tile it with shards of
 //!    that size and a last one that may be shorter.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
+#[allow(dead_code, reason = "the other targets use the rest of it")]
 mod common;
 
 use std::collections::BTreeMap;
 
-use common::check_message;
 use data_encoding::HEXLOWER;
-use libfuzzer_sys::fuzz_target;
 use modelfs::digest;
 use modelfs::manifest::Format;
 use modelfs::manifest::Manifest;
 use modelfs::path::ModelPath;
 use serde_json::json;
 
-fuzz_target!(|text: &str| {
+use crate::common::check_message;
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(init: common::plant_seeds("shard_names"), |text: &str| check(text));
+
+pub(crate) fn check(text: &str) {
     let mut lines = text.split('\n');
     let Some(shard_size) = lines.next().and_then(|line| line.parse::<u64>().ok()) else {
         return;
@@ -49,15 +54,25 @@ fuzz_target!(|text: &str| {
     if let Err(error) = &got {
         check_message(error);
     }
-    assert_eq!(got.is_ok(), is_tiling(&names, shard_size), "{names:?} of {shard_size}: {got:?}");
-});
+    assert_eq!(
+        got.is_ok(),
+        is_tiling(&names, shard_size),
+        "{names:?} of {shard_size}: {got:?}"
+    );
+}
 
 fn is_tiling(names: &[&str], shard_size: u64) -> bool {
     let mut files: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
     for name in names {
-        let Some((rest, end)) = name.rsplit_once(':') else { return false };
-        let Some((path, start)) = rest.rsplit_once(':') else { return false };
-        let (Some(start), Some(end)) = (decimal(start), decimal(end)) else { return false };
+        let Some((rest, end)) = name.rsplit_once(':') else {
+            return false;
+        };
+        let Some((path, start)) = rest.rsplit_once(':') else {
+            return false;
+        };
+        let (Some(start), Some(end)) = (decimal(start), decimal(end)) else {
+            return false;
+        };
         files.entry(path).or_default().push((start, end));
     }
     if files.is_empty() || !(1..=1 << 53).contains(&shard_size) {
@@ -70,7 +85,11 @@ fn is_tiling(names: &[&str], shard_size: u64) -> bool {
         if !is_itself && ModelPath::parse(path).is_err() {
             return false;
         }
-        if paths.iter().enumerate().any(|(other, inner)| other != index && conflict(path, inner)) {
+        if paths
+            .iter()
+            .enumerate()
+            .any(|(other, inner)| other != index && conflict(path, inner))
+        {
             return false;
         }
     }
@@ -81,7 +100,10 @@ fn is_tiling(names: &[&str], shard_size: u64) -> bool {
             let start = (index as u64).checked_mul(shard_size)?;
             Some((start, start.checked_add(shard_size)?.min(size)))
         };
-        ranges.iter().enumerate().all(|(index, range)| range.0 < range.1 && tile(index) == Some(*range))
+        ranges
+            .iter()
+            .enumerate()
+            .all(|(index, range)| range.0 < range.1 && tile(index) == Some(*range))
     })
 }
 
