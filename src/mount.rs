@@ -305,6 +305,9 @@ fn converse(
         None => None,
     };
     let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+    if let Some(backing) = &backing {
+        backing.helper.raise_read_ahead();
+    }
     if let Some(backing) = backing.filter(|_| passes_through.load(Ordering::Relaxed)) {
         fs.tree().engine().pin_through(Box::new(backing));
     }
