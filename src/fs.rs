@@ -6,6 +6,8 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
@@ -36,6 +38,7 @@ pub const BLOCK_BYTES: u32 = 4096;
 pub struct ModelFs {
     tree: ModelTree,
     sandbox: Confinement,
+    totals_told: AtomicU64,
 }
 
 /// What an inode is.
@@ -116,6 +119,7 @@ impl ModelFs {
         Self {
             tree,
             sandbox: Confinement::default(),
+            totals_told: AtomicU64::new(0),
         }
     }
 
@@ -253,11 +257,18 @@ impl ModelFs {
 
     /// Totals, for `statfs`.
     pub fn totals(&self) -> Totals {
+        self.totals_told.fetch_add(1, Ordering::Relaxed);
         let blocks = self.tree.model().total_bytes.div_ceil(BLOCK_BYTES.into());
         Totals {
             blocks,
             inodes: self.tree.node_count(),
         }
+    }
+
+    /// How often totals were told. The kernel remembers none, so whoever asks a mount for them and sees this grow was
+    /// answered by this very server.
+    pub fn totals_told(&self) -> u64 {
+        self.totals_told.load(Ordering::Relaxed)
     }
 
     /// The names of an inode's extended attributes, each ended by a NUL.

@@ -95,8 +95,8 @@ pub enum Attachment {
 enum Standing {
     /// Ours, here; the privileged part takes it away.
     Ours(PathBuf, Arc<Helper>),
-    /// Somebody else made it and will take it away; this is what they called it.
-    Theirs(PathBuf),
+    /// Somebody else made it and will take it away; what they called it, and where it is, if they said so.
+    Theirs(PathBuf, Option<PathBuf>),
 }
 
 /// How long a session may take to end once its mount is gone. It goes on when the file system is seen elsewhere,
@@ -146,7 +146,7 @@ impl Session {
                 }
             }
             Attachment::Theirs(handed) => {
-                let (device, name) = handed.into_parts();
+                let (device, name, seen_at) = handed.into_parts();
                 let background = converse(fs, device, fuser::SessionACL::All, None).map_err(|error| {
                     match error.raw_os_error() {
                         Some(libc::EPERM) => MountError::MountPoint {
@@ -160,7 +160,7 @@ impl Session {
                     }
                 })?;
                 Ok(Self {
-                    place: Standing::Theirs(name),
+                    place: Standing::Theirs(name, seen_at),
                     background,
                     signals,
                 })
@@ -250,20 +250,29 @@ impl Session {
     }
 
     /// Asks the kernel something that only we can answer, and returns whether there was an answer; hangs where there
-    /// is none. A mount that somebody else made has no place that we know of, and counts as answering.
-    pub fn pulse(&self) -> impl Fn() -> bool + Send + 'static {
+    /// is none. A mount that somebody else made and that cannot be found where they said counts as answering.
+    pub fn pulse(&self, fs: &ModelFs) -> impl Fn() -> bool + Send + 'static {
         let path = match &self.place {
             Standing::Ours(mountpoint, _) => Some(mountpoint.clone()),
-            Standing::Theirs(_) => None,
+            Standing::Theirs(_, None) => None,
+            Standing::Theirs(_, Some(place)) => {
+                let told = fs.totals_told();
+                let ours = !is_dead(place) && fs.totals_told() != told;
+                if !ours {
+                    let place = place.display();
+                    log::warn!("{place}: this mount is not seen here; whether it answers is not watched");
+                }
+                ours.then(|| place.clone())
+            }
         };
         move || path.as_ref().is_none_or(|path| !is_dead(path))
     }
 
-    /// Where it is mounted; for a mount that somebody else made, the name it was handed over under.
+    /// Where it is mounted; for a mount that somebody else made and said no place of, the name it was handed over under.
     pub fn mountpoint(&self) -> &Path {
         match &self.place {
             Standing::Ours(mountpoint, _) => mountpoint,
-            Standing::Theirs(name) => name,
+            Standing::Theirs(name, seen_at) => seen_at.as_ref().unwrap_or(name),
         }
     }
 }

@@ -49,6 +49,8 @@ pub fn serve(mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::default())?;
     }
+    // It was started by a link, and is listed under that link's name otherwise.
+    rustix::thread::set_name(c"modelfs")?;
     sys::harden()?;
     if rustix::process::geteuid().is_root() {
         sys::keep_capabilities(KEPT)?;
