@@ -6,6 +6,8 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
@@ -36,6 +38,7 @@ pub const BLOCK_BYTES: u32 = 4096;
 pub struct ModelFs {
     tree: ModelTree,
     sandbox: Confinement,
+    totals_told: AtomicU64,
 }
 
 /// What an inode is.
@@ -93,6 +96,8 @@ impl<'a> Served<'a> {
 pub enum Caching {
     /// Keep them in the page cache, also across opens: what is in there was verified.
     Keep,
+    /// Keep them from now on, and drop what is there: not all of it was verified.
+    Afresh,
     /// Ask anew each time.
     Bypass,
     /// Read by itself the sealed, verified file that it has under this number.
@@ -114,6 +119,7 @@ impl ModelFs {
         Self {
             tree,
             sandbox: Confinement::default(),
+            totals_told: AtomicU64::new(0),
         }
     }
 
@@ -235,6 +241,13 @@ impl ModelFs {
         }
     }
 
+    /// Notes that the kernel got to know an inode, or forgot it.
+    pub fn note_met(&self, inode: u64, met: bool) {
+        if let Ok(Content::File(file)) = self.node(inode).map(Node::content) {
+            file.note_met(met);
+        }
+    }
+
     /// Ends what a successful [`ModelFs::open`] began.
     pub fn release(&self, inode: u64) {
         if let Ok(Content::File(file)) = self.node(inode).map(Node::content) {
@@ -244,11 +257,18 @@ impl ModelFs {
 
     /// Totals, for `statfs`.
     pub fn totals(&self) -> Totals {
+        self.totals_told.fetch_add(1, Ordering::Relaxed);
         let blocks = self.tree.model().total_bytes.div_ceil(BLOCK_BYTES.into());
         Totals {
             blocks,
             inodes: self.tree.node_count(),
         }
+    }
+
+    /// How often totals were told. The kernel remembers none, so whoever asks a mount for them and sees this grow was
+    /// answered by this very server.
+    pub fn totals_told(&self) -> u64 {
+        self.totals_told.load(Ordering::Relaxed)
     }
 
     /// The names of an inode's extended attributes, each ended by a NUL.
@@ -328,6 +348,9 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
 /// A page of the cache is filled whole or not at all. Where shards are smaller than a page, one that differs
 /// would take its neighbours' bytes with it, so such a file is not cached.
 fn caching(file: &VerifiedFile) -> Caching {
+    if !file.may_be_cached() {
+        return Caching::Afresh;
+    }
     match (file.pinned(), file.content()) {
         (Some(number), _) => Caching::Pinned(number),
         (None, SignedContent::Shards(shards)) if shards.shard_size() < u64::from(BLOCK_BYTES) => {

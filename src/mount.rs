@@ -4,6 +4,7 @@
 //! signal makes it unmount itself. A daemon that dies leaves a mount that answers ENOTCONN, never an empty
 //! directory.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
@@ -18,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use fuser::INodeNo;
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
@@ -29,6 +31,7 @@ use crate::fs::XATTR_PREFIX;
 use crate::fuse::FuseAdapter;
 use crate::sys;
 use crate::verify::Offer;
+use crate::verify::PageCache;
 
 mod attach;
 mod error;
@@ -92,8 +95,8 @@ pub enum Attachment {
 enum Standing {
     /// Ours, here; the privileged part takes it away.
     Ours(PathBuf, Arc<Helper>),
-    /// Somebody else made it and will take it away; this is what they called it.
-    Theirs(PathBuf),
+    /// Somebody else made it and will take it away; what they called it, and where it is, if they said so.
+    Theirs(PathBuf, Option<PathBuf>),
 }
 
 /// How long a session may take to end once its mount is gone. It goes on when the file system is seen elsewhere,
@@ -143,7 +146,7 @@ impl Session {
                 }
             }
             Attachment::Theirs(handed) => {
-                let (device, name) = handed.into_parts();
+                let (device, name, seen_at) = handed.into_parts();
                 let background = converse(fs, device, fuser::SessionACL::All, None).map_err(|error| {
                     match error.raw_os_error() {
                         Some(libc::EPERM) => MountError::MountPoint {
@@ -157,7 +160,7 @@ impl Session {
                     }
                 })?;
                 Ok(Self {
-                    place: Standing::Theirs(name),
+                    place: Standing::Theirs(name, seen_at),
                     background,
                     signals,
                 })
@@ -247,20 +250,29 @@ impl Session {
     }
 
     /// Asks the kernel something that only we can answer, and returns whether there was an answer; hangs where there
-    /// is none. A mount that somebody else made has no place that we know of, and counts as answering.
-    pub fn pulse(&self) -> impl Fn() -> bool + Send + 'static {
+    /// is none. A mount that somebody else made and that cannot be found where they said counts as answering.
+    pub fn pulse(&self, fs: &ModelFs) -> impl Fn() -> bool + Send + 'static {
         let path = match &self.place {
             Standing::Ours(mountpoint, _) => Some(mountpoint.clone()),
-            Standing::Theirs(_) => None,
+            Standing::Theirs(_, None) => None,
+            Standing::Theirs(_, Some(place)) => {
+                let told = fs.totals_told();
+                let ours = !is_dead(place) && fs.totals_told() != told;
+                if !ours {
+                    let place = place.display();
+                    log::warn!("{place}: this mount is not seen here; whether it answers is not watched");
+                }
+                ours.then(|| place.clone())
+            }
         };
         move || path.as_ref().is_none_or(|path| !is_dead(path))
     }
 
-    /// Where it is mounted; for a mount that somebody else made, the name it was handed over under.
+    /// Where it is mounted; for a mount that somebody else made and said no place of, the name it was handed over under.
     pub fn mountpoint(&self) -> &Path {
         match &self.place {
             Standing::Ours(mountpoint, _) => mountpoint,
-            Standing::Theirs(name) => name,
+            Standing::Theirs(name, seen_at) => seen_at.as_ref().unwrap_or(name),
         }
     }
 }
@@ -274,6 +286,33 @@ struct Backing {
 impl Offer for Backing {
     fn offer(&self, sealed: BorrowedFd<'_>) -> io::Result<u32> {
         self.helper.open_backing(self.device.as_fd(), sealed)
+    }
+}
+
+/// The kernel's page cache, by notifications on the device (fuse.h, `FUSE_NOTIFY_STORE` and `FUSE_NOTIFY_INVAL_INODE`).
+struct KernelCache {
+    notifier: fuser::Notifier,
+    /// By the numbers of the files.
+    inodes: HashMap<u32, INodeNo>,
+}
+
+impl KernelCache {
+    fn inode(&self, file: u32) -> io::Result<INodeNo> {
+        self.inodes
+            .get(&file)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl PageCache for KernelCache {
+    fn put(&self, file: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.notifier.store(self.inode(file)?, offset, bytes)
+    }
+
+    fn empty(&self, file: u32) -> io::Result<()> {
+        // From the first byte to the last, however many there are.
+        self.notifier.inval_inode(self.inode(file)?, 0, 0)
     }
 }
 
@@ -305,9 +344,17 @@ fn converse(
         None => None,
     };
     let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+    if let Some(backing) = &backing {
+        backing.helper.raise_read_ahead();
+    }
     if let Some(backing) = backing.filter(|_| passes_through.load(Ordering::Relaxed)) {
         fs.tree().engine().pin_through(Box::new(backing));
     }
+    let whole = fs.tree().inodes().filter(|(_, file)| file.is_whole());
+    fs.tree().engine().preload_through(Arc::new(KernelCache {
+        notifier: session.notifier(),
+        inodes: whole.map(|(inode, file)| (file.id(), INodeNo(inode))).collect(),
+    }));
     session.spawn()
 }
 

@@ -226,6 +226,9 @@ pub(super) struct ServeArgs {
     /// Let other users read the mount.
     #[arg(long, alias = "allow_other")]
     pub(super) allow_other: bool,
+    /// Where a mount that was handed over (/dev/fd/N) is: for the log, and for the watchdog of a service manager.
+    #[arg(long, alias = "mounted_at", value_name = "DIR")]
+    pub(super) mounted_at: Option<PathBuf>,
     /// Let readers map files as executable code.
     #[arg(long, alias = "allow_exec")]
     pub(super) allow_exec: bool,

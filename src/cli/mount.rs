@@ -91,6 +91,13 @@ pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsStrin
     }
     // Before anything is opened: the number must mean what it meant to whoever started us.
     let handed = HandedOver::find(&args.mountpoint).map_err(|e| of_mount(&e))?;
+    let handed = handed.map(|handed| handed.seen_at(args.serve.mounted_at.clone()));
+    if handed.is_none() && args.serve.mounted_at.is_some() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--mounted-at is for a mount that was handed over, with a mount point of the form /dev/fd/N",
+        ));
+    }
     if !args.serve.foreground && half == Half::Caller {
         return in_background(arguments, handed.as_ref());
     }
@@ -314,7 +321,7 @@ fn serve(
     }
     let engine = Arc::clone(fs.tree().engine());
     if let Some(manager) = manager {
-        manager.serving(&fs, session.pulse());
+        manager.serving(&fs, session.pulse(&fs));
     }
     if args.serve.verify == When::Background {
         verify_in_background(fs);

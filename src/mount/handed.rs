@@ -20,6 +20,7 @@ use crate::sys;
 pub struct HandedOver {
     device: OwnedFd,
     name: PathBuf,
+    seen_at: Option<PathBuf>,
 }
 
 impl HandedOver {
@@ -47,7 +48,16 @@ impl HandedOver {
         Ok(Some(Self {
             device,
             name: mountpoint.to_owned(),
+            seen_at: None,
         }))
+    }
+
+    /// Says where the mount is, which the device does not tell.
+    pub fn seen_at(self, place: Option<PathBuf>) -> Self {
+        Self {
+            seen_at: place,
+            ..self
+        }
     }
 
     /// Lets a program that is started next have the device too, under the same number.
@@ -61,9 +71,9 @@ impl HandedOver {
         )?)
     }
 
-    /// As it was given.
-    pub(super) fn into_parts(self) -> (OwnedFd, PathBuf) {
-        (self.device, self.name)
+    /// The device, what it was called, and where the mount is.
+    pub(super) fn into_parts(self) -> (OwnedFd, PathBuf, Option<PathBuf>) {
+        (self.device, self.name, self.seen_at)
     }
 }
 

@@ -19,6 +19,7 @@ use aws_lc_rs::constant_time;
 
 use super::memory::Buffer;
 use super::memory::window;
+use super::preload::Preload;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::sys::Unsealed;
@@ -198,6 +199,8 @@ pub(super) struct Fetched {
     base: u64,
     /// The bytes that were asked for, and that the source had.
     range: Range<u64>,
+    /// Whether the kernel has them already.
+    preloaded: bool,
 }
 
 impl Fetched {
@@ -207,6 +210,14 @@ impl Fetched {
             file,
             base,
             range,
+            preloaded: false,
+        }
+    }
+
+    /// Puts them into the page cache, before they are hashed; the buffer is not written to any more.
+    pub(super) fn put_into(&mut self, preload: &Preload) {
+        if let Some(bytes) = slice(&self.buffer, self.base, &self.range) {
+            self.preloaded = preload.put(self.range.start, bytes);
         }
     }
 
@@ -225,7 +236,7 @@ impl Fetched {
     }
 
     fn may_be_kept(&self) -> bool {
-        self.buffer.is_budgeted() || self.buffer.is_pinned()
+        !self.preloaded && (self.buffer.is_budgeted() || self.buffer.is_pinned())
     }
 
     /// The chunks it has, each with its place.

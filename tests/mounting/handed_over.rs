@@ -38,7 +38,7 @@ exec "$@"
 "#;
 
 /// A command whose descriptor 3 is a device that was mounted with at `point`.
-fn handing_over(model: &Signed, point: &Path, options: &[&str]) -> Command {
+pub(crate) fn handing_over(model: &Signed, point: &Path, options: &[&str]) -> Command {
     let mut command = modelfs_command();
     command
         .env("POINT", point)
@@ -53,7 +53,7 @@ fn handing_over(model: &Signed, point: &Path, options: &[&str]) -> Command {
     mounter
 }
 
-fn can_mount_for_others() -> bool {
+pub(crate) fn can_mount_for_others() -> bool {
     if !support::can_mount() {
         return false;
     }
@@ -64,7 +64,7 @@ fn can_mount_for_others() -> bool {
 }
 
 /// Takes whatever is mounted away, however the test ends.
-struct Point(PathBuf);
+pub(crate) struct Point(pub(crate) PathBuf);
 
 impl Drop for Point {
     fn drop(&mut self) {

@@ -6,11 +6,18 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::handed_over::Point;
+use crate::handed_over::can_mount_for_others;
+use crate::handed_over::handing_over;
 use crate::small_model;
 use crate::support;
 use crate::support::modelfs_command;
 use crate::support::mounted::Mounted;
+use crate::support::mounted::PATIENCE;
 use crate::support::mounted::mount_entry;
+use crate::support::mounted::new_mount_point;
+use crate::support::mounted::wait;
+use crate::support::run;
 use crate::support::signing::Layout;
 use crate::support::signing::Signed;
 
@@ -108,4 +115,55 @@ fn the_service_manager_hears_why_a_model_is_refused_and_never_that_it_is_served(
         last.contains("STATUS=") && last.contains("is not what was signed"),
         "{last}"
     );
+}
+
+#[test]
+fn the_watchdog_hears_of_a_mount_of_others_that_is_found_where_it_is_said_to_be() {
+    if !can_mount_for_others() {
+        return;
+    }
+    let model = small_model(Layout::FILES);
+    for (elsewhere, complaints) in [(None, 0), (Some(model.dir()), 1)] {
+        let manager = Manager::new(&model);
+        let point = Point(new_mount_point(model.dir()));
+        let place = elsewhere.unwrap_or(&point.0).to_str().unwrap();
+        let log = model.dir().join("log");
+        let options = [
+            "--foreground",
+            "--mounted-at",
+            place,
+            "--log-file",
+            log.to_str().unwrap(),
+        ];
+        let mut server = handing_over(&model, &point.0, &options)
+            .env("NOTIFY_SOCKET", &manager.path)
+            .env("WATCHDOG_USEC", "300000")
+            .spawn()
+            .unwrap();
+        manager.hears_until("READY=1");
+        for _ in 0..3 {
+            manager.hears_until("WATCHDOG=1");
+        }
+        assert_eq!(run(Command::new("umount").arg(&point.0)).code, Some(0));
+        manager.hears_until("STOPPING=1");
+        assert_eq!(wait(&mut server, PATIENCE).and_then(|s| s.code()), Some(0));
+        let said = fs::read_to_string(&log).unwrap();
+        assert!(said.contains(&format!(" on {place}, ")), "{said}");
+        assert_eq!(said.matches("is not watched").count(), complaints, "{said}");
+        fs::remove_file(&log).unwrap();
+        fs::remove_file(&manager.path).unwrap();
+    }
+}
+
+#[test]
+fn a_mount_of_our_own_is_where_it_is_mounted() {
+    let model = small_model(Layout::FILES);
+    let point = new_mount_point(model.dir());
+    let outcome = run(modelfs_command().args(["mount", "--mounted-at", "/mnt"]).args([
+        &model.bundle,
+        &model.model,
+        &point,
+    ]));
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert!(outcome.stderr.contains("handed over"), "{outcome:?}");
 }
