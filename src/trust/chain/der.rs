@@ -311,12 +311,15 @@ fn is_name(name: Element<'_>) -> bool {
     })
 }
 
-/// Whether an element is a general name (RFC 5280, 4.2.1.6): of its context tag and, where it holds a directory name, of
-/// nothing but a whole one. As a constraint, a beginning that was shown for the whole would permit more.
+/// Whether an element is a general name (RFC 5280, 4.2.1.6): one of the nine forms, made of elements where that form is,
+/// and a whole directory name. As a constraint, a beginning that was shown for the whole would permit more.
 fn is_general_name(name: Element<'_>) -> bool {
     match name.tag {
         DIRECTORY_NAME => only(name.content, SEQUENCE).is_some_and(is_name),
-        tag => tag & CLASS == 0x80 && tag | CONSTRUCTED != DIRECTORY_NAME,
+        // otherName, x400Address, ediPartyName.
+        tag if tag & CONSTRUCTED != 0 => [context(0), context(3), context(5)].contains(&tag),
+        // rfc822Name, dNSName, uniformResourceIdentifier, iPAddress, registeredID.
+        tag => matches!(tag, 0x81 | 0x82 | 0x86..=0x88),
     }
 }
 
@@ -338,8 +341,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_name_among_alternative_names_is_whole() {
-        let cases: [(&[u8], bool); 8] = [
+    fn alternative_names_are_of_their_forms_and_directory_names_whole() {
+        let cases: [(&[u8], bool); 11] = [
             (b"\x30\x03\x82\x01a", true),
             (b"\x30\x04\xa4\x02\x30\x00", true),
             (
@@ -357,7 +360,11 @@ mod tests {
             ),
             (b"\x30\x06\xa4\x04\x30\x00\x05\x00", false),
             (b"\x30\x04\x84\x02\x30\x00", false),
+            // Of no form, or not in the way of its form.
             (b"\x30\x03\x0c\x01a", false),
+            (b"\x30\x03\x85\x01a", false),
+            (b"\x30\x03\x89\x01a", false),
+            (b"\x30\x04\xa2\x02\x05\x00", false),
         ];
         for (value, want) in cases {
             assert!(is_value(value), "{value:02x?}");
