@@ -4,7 +4,6 @@
 //! signal makes it unmount itself. A daemon that dies leaves a mount that answers ENOTCONN, never an empty
 //! directory.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
@@ -292,15 +291,16 @@ impl Offer for Backing {
 /// The kernel's page cache, by notifications on the device (fuse.h, `FUSE_NOTIFY_STORE` and `FUSE_NOTIFY_INVAL_INODE`).
 struct KernelCache {
     notifier: fuser::Notifier,
-    /// By the numbers of the files.
-    inodes: HashMap<u32, INodeNo>,
+    /// Each file's number and inode, in the order of the numbers. There may be a million, so no map of them.
+    inodes: Vec<(u32, INodeNo)>,
 }
 
 impl KernelCache {
     fn inode(&self, file: u32) -> io::Result<INodeNo> {
-        self.inodes
-            .get(&file)
-            .copied()
+        let at = self.inodes.binary_search_by_key(&file, |(number, _)| *number);
+        let found = at.ok().and_then(|at| self.inodes.get(at));
+        found
+            .map(|(_, inode)| *inode)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
@@ -351,9 +351,12 @@ fn converse(
         fs.tree().engine().pin_through(Box::new(backing));
     }
     let whole = fs.tree().inodes().filter(|(_, file)| file.is_whole());
+    let mut inodes: Vec<_> = whole.map(|(inode, file)| (file.id(), INodeNo(inode))).collect();
+    inodes.sort_unstable_by_key(|(number, _)| *number);
+    inodes.shrink_to_fit();
     fs.tree().engine().preload_through(Arc::new(KernelCache {
         notifier: session.notifier(),
-        inodes: whole.map(|(inode, file)| (file.id(), INodeNo(inode))).collect(),
+        inodes,
     }));
     session.spawn()
 }

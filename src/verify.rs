@@ -15,6 +15,7 @@ mod pin;
 mod preload;
 mod refusal;
 mod remembered;
+mod seldom;
 mod workers;
 
 #[cfg(feature = "planted-faults")]

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use super::chunk::grid;
 use super::pin::PinState;
 use super::remembered::Remembered;
 use super::remembered::Subject;
+use super::seldom::Seldom;
 use super::workers::Gate;
 use super::workers::Job;
 use crate::digest::Digest;
@@ -37,13 +39,13 @@ pub struct VerifiedFile {
     size: u64,
     source: Arc<ModelDir>,
     /// Guards one resource each, never while it is hashed.
-    resources: Box<[Mutex<ResourceState>]>,
-    opened: Mutex<Opened>,
-    pub(super) gate: Mutex<Gate>,
+    resources: Resources,
+    opened: Seldom<Mutex<Opened>>,
+    pub(super) gate: Seldom<Mutex<Gate>>,
     /// How many jobs somebody waits for.
-    demands: AtomicUsize,
-    pub(super) ahead: Mutex<Ahead>,
-    pub(super) pin: Mutex<PinState>,
+    demands: AtomicU32,
+    pub(super) ahead: Seldom<Mutex<Ahead>>,
+    pub(super) pin: Seldom<Mutex<PinState>>,
     /// Whether it was looked for what is remembered of it.
     recalled: Once,
     /// Whether the page cache may have bytes of it that no digest has matched; see [`super::preload`].
@@ -64,6 +66,33 @@ pub(super) enum ResourceState {
     Changed(Tags),
     /// The signed digest did not match: no byte until the model is mounted anew.
     Rejected,
+}
+
+/// The states of a file's resources. Most files of a model of many have one, which then needs no place of its own.
+enum Resources {
+    One([Mutex<ResourceState>; 1]),
+    Many(Box<[Mutex<ResourceState>]>),
+}
+
+impl Resources {
+    fn unverified(count: usize) -> Self {
+        let state = || Mutex::new(ResourceState::Unverified);
+        match count {
+            1 => Self::One([state()]),
+            _ => Self::Many((0..count).map(|_| state()).collect()),
+        }
+    }
+}
+
+impl Deref for Resources {
+    type Target = [Mutex<ResourceState>];
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::One(one) => one,
+            Self::Many(many) => many,
+        }
+    }
 }
 
 /// The descriptor of the source, open while somebody has the file open.
@@ -138,14 +167,12 @@ impl VerifiedFile {
             file,
             size,
             source,
-            resources: (0..resources)
-                .map(|_| Mutex::new(ResourceState::Unverified))
-                .collect(),
-            opened: Mutex::default(),
-            gate: Mutex::default(),
-            demands: AtomicUsize::new(0),
-            ahead: Mutex::default(),
-            pin: Mutex::default(),
+            resources: Resources::unverified(resources),
+            opened: Seldom::default(),
+            gate: Seldom::default(),
+            demands: AtomicU32::new(0),
+            ahead: Seldom::default(),
+            pin: Seldom::default(),
             recalled: Once::new(),
             tainted: AtomicBool::new(false),
             met: AtomicBool::new(false),
@@ -213,7 +240,7 @@ impl VerifiedFile {
             }
             _ => None,
         };
-        let entries: Vec<_> = (0..).zip(&self.resources).filter_map(tags_of).collect();
+        let entries: Vec<_> = (0..).zip(self.resources.iter()).filter_map(tags_of).collect();
         if entries.is_empty() {
             return Ok(());
         }
@@ -290,7 +317,7 @@ impl VerifiedFile {
     /// How far it is.
     pub fn state(&self) -> State {
         let mut state = State::Verified;
-        for resource in &self.resources {
+        for resource in self.resources.iter() {
             match &*resource.lock() {
                 ResourceState::Rejected => return State::Rejected,
                 ResourceState::Changed(_) => state = State::Changed,
