@@ -96,6 +96,8 @@ impl<'a> Served<'a> {
 pub enum Caching {
     /// Keep them in the page cache, also across opens: what is in there was verified.
     Keep,
+    /// Keep them from now on, and drop what is there: not all of it was verified.
+    Afresh,
     /// Ask anew each time.
     Bypass,
     /// Read by itself the sealed, verified file that it has under this number.
@@ -239,6 +241,13 @@ impl ModelFs {
         }
     }
 
+    /// Notes that the kernel got to know an inode, or forgot it.
+    pub fn note_met(&self, inode: u64, met: bool) {
+        if let Ok(Content::File(file)) = self.node(inode).map(Node::content) {
+            file.note_met(met);
+        }
+    }
+
     /// Ends what a successful [`ModelFs::open`] began.
     pub fn release(&self, inode: u64) {
         if let Ok(Content::File(file)) = self.node(inode).map(Node::content) {
@@ -339,6 +348,9 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
 /// A page of the cache is filled whole or not at all. Where shards are smaller than a page, one that differs
 /// would take its neighbours' bytes with it, so such a file is not cached.
 fn caching(file: &VerifiedFile) -> Caching {
+    if !file.may_be_cached() {
+        return Caching::Afresh;
+    }
     match (file.pinned(), file.content()) {
         (Some(number), _) => Caching::Pinned(number),
         (None, SignedContent::Shards(shards)) if shards.shard_size() < u64::from(BLOCK_BYTES) => {

@@ -180,6 +180,7 @@ impl Filesystem for FuseAdapter {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         contain("lookup", || match self.fs.lookup(parent.0, name) {
             Ok(attributes) => {
+                self.fs.note_met(attributes.inode, true);
                 let ttl = time_to_live(&attributes);
                 reply.entry_with_ttls(&FOREVER, &ttl, &self.attr(&attributes), Generation(0));
             }
@@ -195,6 +196,10 @@ impl Filesystem for FuseAdapter {
             }
             Err(e) => reply.error(errno(&e)),
         });
+    }
+
+    fn forget(&self, _: &Request, inode: INodeNo, _: u64) {
+        contain("forget", || self.fs.note_met(inode.0, false));
     }
 
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -216,6 +221,7 @@ impl Filesystem for FuseAdapter {
                         FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
                     );
                 }
+                Ok(Caching::Afresh) => reply.opened(FileHandle(0), FopenFlags::FOPEN_NOFLUSH),
                 Ok(Caching::Bypass) => {
                     reply.opened(
                         FileHandle(0),
@@ -307,6 +313,7 @@ impl Filesystem for FuseAdapter {
                 let attr = self.attr(&entry.attributes);
                 // One time serves name and attributes here; a size that is not confirmed decides.
                 let ttl = time_to_live(&entry.attributes);
+                self.fs.note_met(entry.attributes.inode, true);
                 !reply.add(
                     INodeNo(entry.attributes.inode),
                     entry.next,

@@ -4,6 +4,7 @@
 //! signal makes it unmount itself. A daemon that dies leaves a mount that answers ENOTCONN, never an empty
 //! directory.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
@@ -18,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use fuser::INodeNo;
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGINT;
 use signal_hook::consts::SIGTERM;
@@ -29,6 +31,7 @@ use crate::fs::XATTR_PREFIX;
 use crate::fuse::FuseAdapter;
 use crate::sys;
 use crate::verify::Offer;
+use crate::verify::PageCache;
 
 mod attach;
 mod error;
@@ -288,6 +291,33 @@ impl Offer for Backing {
     }
 }
 
+/// The kernel's page cache, by notifications on the device (fuse.h, `FUSE_NOTIFY_STORE` and `FUSE_NOTIFY_INVAL_INODE`).
+struct KernelCache {
+    notifier: fuser::Notifier,
+    /// By the numbers of the files.
+    inodes: HashMap<u32, INodeNo>,
+}
+
+impl KernelCache {
+    fn inode(&self, file: u32) -> io::Result<INodeNo> {
+        self.inodes
+            .get(&file)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl PageCache for KernelCache {
+    fn put(&self, file: u32, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.notifier.store(self.inode(file)?, offset, bytes)
+    }
+
+    fn empty(&self, file: u32) -> io::Result<()> {
+        // From the first byte to the last, however many there are.
+        self.notifier.inval_inode(self.inode(file)?, 0, 0)
+    }
+}
+
 /// Answers the kernel's first request, and has threads answer all others.
 fn converse(
     fs: Arc<ModelFs>,
@@ -316,9 +346,17 @@ fn converse(
         None => None,
     };
     let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+    if let Some(backing) = &backing {
+        backing.helper.raise_read_ahead();
+    }
     if let Some(backing) = backing.filter(|_| passes_through.load(Ordering::Relaxed)) {
         fs.tree().engine().pin_through(Box::new(backing));
     }
+    let whole = fs.tree().inodes().filter(|(_, file)| file.is_whole());
+    fs.tree().engine().preload_through(Arc::new(KernelCache {
+        notifier: session.notifier(),
+        inodes: whole.map(|(inode, file)| (file.id(), INodeNo(inode))).collect(),
+    }));
     session.spawn()
 }
 

@@ -32,6 +32,7 @@ use rustix::thread::set_capabilities;
 mod available;
 mod cache;
 mod pages;
+mod random;
 mod sealed;
 pub mod sha256;
 
@@ -40,6 +41,7 @@ pub use cache::cached_bytes;
 pub use pages::HUGE_PAGE_BYTES;
 pub use pages::PAGE_BYTES;
 pub use pages::Pages;
+pub use random::random_bytes;
 pub use sealed::Piece;
 pub use sealed::Sealed;
 pub use sealed::Unsealed;

@@ -265,6 +265,16 @@ impl ModelTree {
             .filter_map(|&index| Some((inode_of(index), self.at(index)?)))
     }
 
+    /// All files with their inodes, in no order.
+    pub fn inodes(&self) -> impl Iterator<Item = (u64, &Arc<VerifiedFile>)> {
+        (ROOT..)
+            .zip(&self.nodes)
+            .filter_map(|(inode, node)| match node.content() {
+                Content::File(file) => Some((inode, file)),
+                Content::Directory(_) | Content::Memory(_) => None,
+            })
+    }
+
     /// All files that can be served, in byte order of their paths.
     pub fn files(&self) -> &[Arc<VerifiedFile>] {
         &self.files

@@ -122,6 +122,14 @@ impl Helper {
         }
     }
 
+    /// Has the kernel read as far ahead as the options say, where root can tell it; what [`Helper::mount`] has
+    /// mounted must have answered the kernel's first request.
+    pub(super) fn raise_read_ahead(&self) {
+        if let Err(e) = self.ask(Request::ReadAhead, &[]) {
+            log::debug!("the kernel reads ahead as far as it likes: {e}");
+        }
+    }
+
     /// Makes a sealed memory file one that the kernel may read in our place, and returns its number for an open
     /// reply. Whoever opens a file that is answered so reads the memory file without asking us.
     ///
@@ -230,6 +238,8 @@ enum Request {
     OpenBacking,
     /// With the device.
     CloseBacking(u32),
+    /// Once the kernel's first request was answered: before, the answer would undo it.
+    ReadAhead,
 }
 
 /// Length of a request in bytes.
@@ -242,6 +252,7 @@ impl Request {
             Self::Unmount => (2, 0),
             Self::OpenBacking => (3, 0),
             Self::CloseBacking(id) => (4, id),
+            Self::ReadAhead => (5, 0),
         };
         let [a, b, c, d] = number.to_le_bytes();
         [kind, a, b, c, d]
@@ -255,6 +266,7 @@ impl Request {
             (2, 0) => Some(Self::Unmount),
             (3, 0) => Some(Self::OpenBacking),
             (4, id) => Some(Self::CloseBacking(id)),
+            (5, 0) => Some(Self::ReadAhead),
             _ => None,
         }
     }
@@ -355,6 +367,7 @@ mod tests {
             Request::OpenBacking,
             Request::CloseBacking(0),
             Request::CloseBacking(u32::MAX),
+            Request::ReadAhead,
         ];
         for request in all {
             assert_eq!(Request::parse(&request.to_bytes()), Some(request));
@@ -365,7 +378,8 @@ mod tests {
             &[1, 0, 0, 0, 1],
             &[1, 0, 0, 0, 0, 0],
             &[0, 0, 0, 0, 0],
-            &[5, 0, 0, 0, 0],
+            &[5, 0, 0, 0, 1],
+            &[6, 0, 0, 0, 0],
         ] {
             assert_eq!(Request::parse(bytes), None, "{bytes:?}");
         }

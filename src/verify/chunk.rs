@@ -19,9 +19,11 @@ use aws_lc_rs::constant_time;
 
 use super::memory::Buffer;
 use super::memory::window;
+use super::preload::Preload;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::sys::Unsealed;
+use crate::sys::random_bytes;
 
 /// Re-check granule in bytes: chunks begin at multiples of it in their file, and where a resource begins. Bigger:
 /// fewer tags, more waste on small reads; the kernel asks for up to this much when it reads ahead by default.
@@ -109,8 +111,7 @@ pub(super) enum TagKey {
 impl TagKey {
     /// A key that ends with this process.
     pub(super) fn generate() -> Result<Self, KeyUnavailable> {
-        let mut key = [0; 32];
-        aws_lc_rs::rand::fill(&mut key).map_err(|_| KeyUnavailable)?;
+        let key: [u8; 32] = random_bytes().map_err(|_| KeyUnavailable)?;
         if !has_fast_gmac() {
             return Ok(Self::Blake3(Box::new(key)));
         }
@@ -198,6 +199,8 @@ pub(super) struct Fetched {
     base: u64,
     /// The bytes that were asked for, and that the source had.
     range: Range<u64>,
+    /// Whether the kernel has them already.
+    preloaded: bool,
 }
 
 impl Fetched {
@@ -207,6 +210,14 @@ impl Fetched {
             file,
             base,
             range,
+            preloaded: false,
+        }
+    }
+
+    /// Puts them into the page cache, before they are hashed; the buffer is not written to any more.
+    pub(super) fn put_into(&mut self, preload: &Preload) {
+        if let Some(bytes) = slice(&self.buffer, self.base, &self.range) {
+            self.preloaded = preload.put(self.range.start, bytes);
         }
     }
 
@@ -225,7 +236,7 @@ impl Fetched {
     }
 
     fn may_be_kept(&self) -> bool {
-        self.buffer.is_budgeted() || self.buffer.is_pinned()
+        !self.preloaded && (self.buffer.is_budgeted() || self.buffer.is_pinned())
     }
 
     /// The chunks it has, each with its place.

@@ -32,6 +32,9 @@ use super::memory::Claim;
 use super::memory::Memory;
 use super::pin::Offer;
 use super::pin::Pin;
+use super::preload::MIN_PRELOADED_BYTES;
+use super::preload::PageCache;
+use super::preload::Preload;
 use super::refusal::Finding;
 use super::refusal::ReadError;
 use super::remembered::Remembered;
@@ -94,7 +97,7 @@ pub struct Engine {
     key: TagKey,
     /// Where tags outlive this engine.
     remembered: Option<Remembered>,
-    memory: Memory,
+    pub(super) memory: Memory,
     workers: Workers,
     runner: Runner,
     board: Board,
@@ -105,6 +108,8 @@ pub struct Engine {
     /// The place in that order of the file that was opened last.
     followed: AtomicUsize,
     offer: OnceLock<Box<dyn Offer>>,
+    cache: OnceLock<Arc<dyn PageCache>>,
+    gauge: Arc<MemoryGauge>,
     totals: Totals,
     findings: Mutex<Vec<Finding>>,
 }
@@ -176,6 +181,8 @@ impl Engine {
             // Nobody is followed yet.
             followed: AtomicUsize::new(usize::MAX),
             offer: OnceLock::new(),
+            cache: OnceLock::new(),
+            gauge: Arc::clone(&gauge),
             options,
             key,
             remembered,
@@ -216,6 +223,7 @@ impl Engine {
     /// Opens a file and calls back when it is open. A file that one digest covers is verified first, so that
     /// its reader meets an error here and not later on a mapped page.
     pub fn open(&self, file: &Arc<VerifiedFile>, done: impl FnOnce(Result<(), ReadError>) + Send + 'static) {
+        file.note_met(true);
         self.submit(file, Want::Open, move |result| done(result.map(drop)));
         if file.is_whole() {
             self.follow(file);
@@ -415,6 +423,36 @@ impl Engine {
     pub fn pin_through(&self, offer: Box<dyn Offer>) {
         // Told once, when the mount stands.
         let _ = self.offer.set(offer);
+    }
+
+    /// Says what puts bytes into the kernel's page cache.
+    pub fn preload_through(&self, cache: Arc<dyn PageCache>) {
+        // Told once, when the mount stands.
+        let _ = self.cache.set(cache);
+    }
+
+    /// The way into the page cache for a file whose first pass begins, if it is worth it: a file that the page cache
+    /// would have dropped before its reader comes is read twice for nothing.
+    fn preload(&self, file: &Arc<VerifiedFile>) -> Option<Preload> {
+        let cache = self.cache.get().filter(|_| self.may_preload(file))?;
+        Preload::begin(cache, file)
+    }
+
+    fn may_preload(&self, file: &VerifiedFile) -> bool {
+        let bytes = file.size();
+        let has_room = || {
+            self.gauge
+                .available()
+                .is_none_or(|available| bytes <= available / 2)
+        };
+        self.cache.get().is_some()
+            && self.options.keep_tags
+            && self.memory.limit() > 0
+            && file.is_whole()
+            && file.is_met()
+            && bytes >= MIN_PRELOADED_BYTES
+            && !file.is_filled()
+            && has_room()
     }
 
     fn source_error(&self, error: SourceError) -> ReadError {

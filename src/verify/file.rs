@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Once;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -45,6 +46,10 @@ pub struct VerifiedFile {
     pub(super) pin: Mutex<PinState>,
     /// Whether it was looked for what is remembered of it.
     recalled: Once,
+    /// Whether the page cache may have bytes of it that no digest has matched; see [`super::preload`].
+    tainted: AtomicBool,
+    /// Whether the kernel has met it, so that its page cache takes bytes.
+    met: AtomicBool,
 }
 
 /// How far one resource is.
@@ -142,10 +147,13 @@ impl VerifiedFile {
             ahead: Mutex::default(),
             pin: Mutex::default(),
             recalled: Once::new(),
+            tainted: AtomicBool::new(false),
+            met: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn id(&self) -> u32 {
+    /// Its number among the files of the model.
+    pub fn id(&self) -> u32 {
         self.id
     }
 
@@ -221,6 +229,11 @@ impl VerifiedFile {
         }
     }
 
+    /// Whether its first pass goes into a file in memory.
+    pub(super) fn is_filled(&self) -> bool {
+        matches!(&*self.pin.lock(), PinState::Filling(_))
+    }
+
     /// The number under which the kernel has it, if it is pinned.
     pub fn pinned(&self) -> Option<u32> {
         match &*self.pin.lock() {
@@ -238,6 +251,25 @@ impl VerifiedFile {
         let untouched =
             |resource: &Mutex<ResourceState>| matches!(&*resource.lock(), ResourceState::Unverified);
         self.size > 0 && aligned && self.resources.iter().all(untouched)
+    }
+
+    pub(super) fn taint(&self, tainted: bool) {
+        self.tainted.store(tainted, Ordering::SeqCst);
+    }
+
+    /// Whether the page cache has nothing of it but what was verified, so that it may keep it across opens.
+    pub fn may_be_cached(&self) -> bool {
+        !self.tainted.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether the kernel knows this file, as far as we know. A wrong guess costs time only.
+    pub fn note_met(&self, met: bool) {
+        self.met.store(met, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel knows this file, as far as we know.
+    pub(super) fn is_met(&self) -> bool {
+        self.met.load(Ordering::Relaxed)
     }
 
     /// All of its resources.

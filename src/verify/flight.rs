@@ -23,6 +23,7 @@ use super::memory::Memory;
 use super::memory::window;
 use super::pin::Filling;
 use super::pin::PinState;
+use super::preload::Preload;
 use super::refusal::ReadError;
 
 /// Bytes that are fetched at a time: a huge page. Smaller: more calls and hand-overs; bigger: later first byte.
@@ -46,6 +47,8 @@ pub(super) struct Flight {
     claim: Claim,
     /// Where its bytes go, if the file is to be pinned.
     pub(super) filling: Option<Arc<Filling>>,
+    /// Its way into the page cache, while nobody can have its file open.
+    pub(super) preload: Option<Preload>,
     state: Mutex<State>,
 }
 
@@ -95,7 +98,12 @@ pub(super) struct Fetch {
 
 impl Flight {
     /// A flight over resources that were marked for it.
-    pub(super) fn new(file: Arc<VerifiedFile>, resources: Range<usize>, claim: Claim) -> Arc<Self> {
+    pub(super) fn new(
+        file: Arc<VerifiedFile>,
+        resources: Range<usize>,
+        claim: Claim,
+        preload: Option<Preload>,
+    ) -> Arc<Self> {
         let start = file.range(resources.start).map_or(0, |range| range.start);
         let last = resources.end.saturating_sub(1);
         let end = file.range(last).map_or(start, |range| range.end);
@@ -122,6 +130,7 @@ impl Flight {
             range: start..end,
             claim,
             filling,
+            preload,
             state: Mutex::new(state),
         })
     }
@@ -232,7 +241,12 @@ impl Flight {
             let signed = usize::try_from(range.end - base).unwrap_or(0);
             buffer.bytes_mut().get_mut(signed..).unwrap_or_default().fill(0);
         }
-        let fetched = Fetched::new(buffer, self.file.id(), base, range);
+        let mut fetched = Fetched::new(buffer, self.file.id(), base, range);
+        if let Some(preload) = &self.preload
+            && fetched.range() == wanted
+        {
+            fetched.put_into(preload);
+        }
         let mut state = self.state.lock();
         let was_ready = state.is_ready();
         let place = state
@@ -310,6 +324,9 @@ impl Flight {
         state.settled = self.resources.end;
         let error = state.failed.clone().unwrap_or(ReadError::Abandoned);
         drop(state);
+        if let Some(preload) = &self.preload {
+            preload.end(false);
+        }
         for index in left {
             for job in self.file.settle(index, ResourceState::Unverified) {
                 job.answer(Err(error.clone()));

@@ -30,6 +30,7 @@ use rustix::fs::renameat;
 use rustix::fs::unlinkat;
 
 use super::chunk::TagKey;
+use crate::sys::random_bytes;
 
 /// Name of the key in the directory.
 const KEY_NAME: &str = "key";
@@ -244,9 +245,7 @@ fn stored_key(directory: &OwnedFd) -> Result<[u8; 32], Problem> {
         Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(system(e)),
     }
-    let mut key = [0; 32];
-    aws_lc_rs::rand::fill(&mut key)
-        .map_err(|_| Problem::Io(io::Error::other("the system gave no random bytes")))?;
+    let key: [u8; 32] = random_bytes().map_err(Problem::Io)?;
     let draft = format!(".{KEY_NAME}.{}.{}", std::process::id(), directory.as_raw_fd());
     // In containers the next process may have the same number as one that ended before it was done.
     let _ = unlinkat(directory, draft.as_str(), AtFlags::empty());

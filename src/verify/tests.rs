@@ -16,6 +16,7 @@ use crate::testing::SignedModel;
 use crate::trust::TrustedFile;
 
 mod attacks;
+mod preload;
 
 /// The chunk as a length in memory.
 const C: usize = 128 * 1024;

@@ -619,7 +619,7 @@ mod tests {
         let _reader = Demand::for_file(&file);
         for resource in 0..2 {
             let marked = file.mark(resource..resource + 1);
-            let flight = Flight::new(Arc::clone(&file), marked, Claim::Demand);
+            let flight = Flight::new(Arc::clone(&file), marked, Claim::Demand, None);
             assert_eq!(flight.recruit(), MAX_THREADS_PER_FILE);
             for _ in 0..MAX_THREADS_PER_FILE {
                 workers.submit(Job::fetch(FetchTask::new(&flight)), &runner);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
@@ -41,6 +42,23 @@ fn the_mount_table_tells_type_source_and_options() {
             entry.options.iter().any(|have| have == option),
             "{option}: {entry:?}"
         );
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn the_kernel_reads_further_ahead_than_by_itself_where_root_mounts() {
+    if !support::can_mount() {
+        return;
+    }
+    let model = small_model(Layout::FILES);
+    let mounted = Mounted::new(&model);
+    let device = fs::metadata(mounted.path()).unwrap().dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    match fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb")) {
+        Ok(kib) if rustix::process::geteuid().is_root() => assert_eq!(kib.trim(), "4096"),
+        Ok(_) => support::notice("only root can raise the read-ahead: it was not looked at"),
+        Err(e) => support::notice(&format!("no read-ahead to look at here: {e}")),
     }
     mounted.unmount();
 }

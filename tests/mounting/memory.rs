@@ -76,6 +76,60 @@ fn flip(path: &Path, at: u64) {
 }
 
 #[test]
+fn what_is_verified_lies_in_the_page_cache_and_what_differs_never_does() {
+    if !can_mount() {
+        return;
+    }
+    let model = model(Layout::FILES);
+    let mounted = Mounted::new(&model);
+    let truth = model.content("large.bin");
+    let file = File::open(mounted.file("large.bin")).unwrap();
+    let report = status(&mounted);
+    assert_eq!(
+        number(&report, "/bytes/served"),
+        LARGE as u64,
+        "at once: {report}"
+    );
+    assert_eq!(number(&report, "/bytes/held"), 0, "{report}");
+    fs::write(model.source("large.bin"), vec![0xff; LARGE]).unwrap();
+    let mut bytes = vec![0; LARGE];
+    assert_eq!(sys::read_full(&file, &mut bytes, 0).unwrap(), LARGE);
+    assert!(bytes == truth);
+    assert_eq!(
+        number(&status(&mounted), "/bytes/served"),
+        LARGE as u64,
+        "nobody asked again"
+    );
+    sys::drop_cache(&file);
+    let read = sys::read_full(&file, &mut bytes, 0);
+    assert_eq!(
+        read.map_err(|e| e.raw_os_error()),
+        Err(Some(libc::EIO)),
+        "asked again, it has changed"
+    );
+    drop(file);
+    mounted.unmount();
+
+    // The same file, of which every byte differs: no way in while it is hashed, nor afterwards.
+    let refused = Mounted::new(&model);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let opened = File::open(refused.file("large.bin"));
+                    assert_eq!(
+                        opened.map(drop).map_err(|e| e.raw_os_error()),
+                        Err(Some(libc::EIO))
+                    );
+                }
+            });
+        }
+    });
+    assert_eq!(number(&status(&refused), "/bytes/served"), 0);
+    refused.unmount();
+}
+
+#[test]
 fn pinned_files_are_what_was_signed_and_never_change() {
     if !can_mount() {
         return;

@@ -184,6 +184,46 @@ fn an_error_of_the_source_is_eio_and_passes_with_it() {
     }
 }
 
+/// What a first attempt left in the page cache before it failed must be gone when the second one has succeeded.
+#[test]
+fn lies_of_an_attempt_that_failed_are_gone_when_the_next_one_succeeds() {
+    if !support::can_mount() {
+        return;
+    }
+    let model = Signed::new(
+        Layout::FILES,
+        &[("a.bin", Random::from_environment("attempts").bytes(9 << 20))],
+    );
+    let honest = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&honest);
+    let _source = source(
+        &model,
+        Box::new(move |ask| match says.load(Ordering::Relaxed) {
+            true => Ok(ask.truth()),
+            false if ask.offset < 6 << 20 => Ok(ask.lie()),
+            false => Err(Errno::EIO),
+        }),
+    );
+    let mounted = Mounted::new(&model);
+    for _ in 0..3 {
+        let opened = File::open(mounted.file("a.bin"));
+        assert_eq!(
+            opened.map(drop).map_err(|e| e.raw_os_error()),
+            Err(Some(libc::EIO))
+        );
+    }
+    honest.store(true, Ordering::Relaxed);
+    let file = File::open(mounted.file("a.bin")).unwrap();
+    let truth = model.content("a.bin");
+    let mut bytes = vec![0; truth.len()];
+    assert_eq!(sys::read_full(&file, &mut bytes, 0).unwrap(), truth.len());
+    assert!(bytes == truth, "by read");
+    let map = sys::Mapping::read(&file, libc::MAP_SHARED).unwrap();
+    bytes.fill(0);
+    map.copy(0, &mut bytes);
+    assert!(bytes == truth, "by mapping");
+}
+
 #[test]
 fn a_hanging_source_does_not_stop_other_files() {
     if !support::can_mount() {

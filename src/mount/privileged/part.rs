@@ -1,5 +1,5 @@
-//! The privileged part itself: mounts once, unmounts what it mounted, and registers memory files that nobody can
-//! change. It never sees a byte of a bundle or a model.
+//! The privileged part itself: mounts once, unmounts what it mounted, lets the kernel read further ahead there, and
+//! registers memory files that nobody can change. It never sees a byte of a bundle or a model.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -142,6 +142,10 @@ impl Part<'_> {
                     ..Done::default()
                 })
             }
+            (Request::ReadAhead, None, None) => {
+                self.raise_read_ahead();
+                Ok(Done::default())
+            }
             (Request::OpenBacking, Some(device), Some(file)) => {
                 is_fuse_device(&device)?;
                 is_immutable(&file)?;
@@ -168,15 +172,20 @@ impl Part<'_> {
         let before = Table::read().map_err(failed)?;
         let device = attach::attach(&place, self.options)?;
         let mounted = Mounted::new(&before, &place.path);
-        if let (Some(kib), Some(device)) = (self.options.read_ahead_kib, mounted.device()) {
+        self.mounted = Some(mounted);
+        // This process keeps no copy: when the server dies the kernel must notice.
+        Ok((place.path, device))
+    }
+
+    /// Lets the kernel read further ahead than it does by itself, for all readers of the mount.
+    fn raise_read_ahead(&self) {
+        let device = self.mounted.as_ref().and_then(Mounted::device);
+        if let (Some(kib), Some(device)) = (self.options.read_ahead_kib, device) {
             let knob = format!("/sys/class/bdi/{device}/read_ahead_kb");
             if let Err(e) = std::fs::write(&knob, kib.to_string()) {
                 log::debug!("{knob}: {e}; the kernel reads ahead as far as it likes");
             }
         }
-        self.mounted = Some(mounted);
-        // This process keeps no copy: when the server dies the kernel must notice.
-        Ok((place.path, device))
     }
 }
 

@@ -106,11 +106,10 @@ pub(super) fn is_identifiers(der: &[u8]) -> bool {
     })
 }
 
-/// Whether a value is a list of alternative names, which differ by their context tag (RFC 5280, 4.2.1.6).
+/// Whether a value is a list of alternative names (RFC 5280, 4.2.1.6).
 pub(super) fn is_alternative_names(der: &[u8]) -> bool {
-    only(der, SEQUENCE).is_some_and(|value| {
-        Elements(value.content).all(|element| element.is_some_and(|element| element.tag & CLASS == 0x80))
-    })
+    only(der, SEQUENCE)
+        .is_some_and(|value| Elements(value.content).all(|element| element.is_some_and(is_general_name)))
 }
 
 /// Whether a value is name constraints of at least one subtree, each of which is a name and nothing besides: the
@@ -119,7 +118,8 @@ pub(super) fn is_name_constraints(der: &[u8]) -> bool {
     let is_subtree = |element: Option<Element<'_>>| {
         element
             .filter(|element| element.tag == SEQUENCE)
-            .is_some_and(|element| fields(element, &[one(ANY)]).is_some())
+            .and_then(|element| fields(element, &[one(ANY)]))
+            .is_some_and(|[base]| base.is_some_and(is_general_name))
     };
     let is_list = |list: Element<'_>| !list.content.is_empty() && Elements(list.content).all(is_subtree);
     only(der, SEQUENCE)
@@ -152,6 +152,7 @@ const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const UNIQUE_ID_OF_ISSUER: u8 = 0x81;
 const UNIQUE_ID_OF_SUBJECT: u8 = 0x82;
+const DIRECTORY_NAME: u8 = context(4);
 /// Stands for every tag in a pattern; no element has it.
 const ANY: u8 = 0;
 
@@ -310,6 +311,15 @@ fn is_name(name: Element<'_>) -> bool {
     })
 }
 
+/// Whether an element is a general name (RFC 5280, 4.2.1.6): of its context tag and, where it holds a directory name, of
+/// nothing but a whole one. As a constraint, a beginning that was shown for the whole would permit more.
+fn is_general_name(name: Element<'_>) -> bool {
+    match name.tag {
+        DIRECTORY_NAME => only(name.content, SEQUENCE).is_some_and(is_name),
+        tag => tag & CLASS == 0x80 && tag | CONSTRUCTED != DIRECTORY_NAME,
+    }
+}
+
 /// Whether a time is in UTC, to the second (RFC 5280, 4.1.2.5).
 fn is_time(time: Element<'_>) -> bool {
     let digits = match time.tag {
@@ -326,6 +336,34 @@ fn is_time(time: Element<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_name_among_alternative_names_is_whole() {
+        let cases: [(&[u8], bool); 8] = [
+            (b"\x30\x03\x82\x01a", true),
+            (b"\x30\x04\xa4\x02\x30\x00", true),
+            (
+                b"\x30\x10\xa4\x0e\x30\x0c\x31\x0a\x30\x08\x06\x03\x55\x04\x03\x0c\x01a",
+                true,
+            ),
+            // An attribute without a value, one with two, something behind the name, and no elements at all.
+            (
+                b"\x30\x10\xa4\x0e\x30\x0c\x31\x0a\x30\x08\x06\x06\x55\x04\x03\x0c\x01a",
+                false,
+            ),
+            (
+                b"\x30\x12\xa4\x10\x30\x0e\x31\x0c\x30\x0a\x06\x03\x55\x04\x03\x0c\x01a\x05\x00",
+                false,
+            ),
+            (b"\x30\x06\xa4\x04\x30\x00\x05\x00", false),
+            (b"\x30\x04\x84\x02\x30\x00", false),
+            (b"\x30\x03\x0c\x01a", false),
+        ];
+        for (value, want) in cases {
+            assert!(is_value(value), "{value:02x?}");
+            assert_eq!(is_alternative_names(value), want, "{value:02x?}");
+        }
+    }
 
     #[test]
     fn each_value_has_one_spelling() {

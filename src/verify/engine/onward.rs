@@ -87,10 +87,9 @@ impl Engine {
                 busy += 1;
             } else if next.state() == State::Unverified {
                 // A file that does not fit is hashed all the same when nothing else is to do.
-                let needed = if next.is_whole() {
-                    next.size()
-                } else {
-                    FLIGHT_BYTES
+                let needed = match next.is_whole() && !self.may_preload(next) {
+                    true => next.size(),
+                    false => FLIGHT_BYTES,
                 };
                 if busy >= self.options.cores || (busy > 0 && self.memory.free() < needed) {
                     break;

@@ -25,7 +25,12 @@ use crate::verify::workers::Slot;
 
 impl Engine {
     /// Marks resources for flights of a bearable length.
-    pub(super) fn mark(&self, file: &Arc<VerifiedFile>, run: Range<usize>, claim: Claim) -> Vec<Arc<Flight>> {
+    pub(in crate::verify) fn mark(
+        &self,
+        file: &Arc<VerifiedFile>,
+        run: Range<usize>,
+        claim: Claim,
+    ) -> Vec<Arc<Flight>> {
         let mut flights = Vec::new();
         let mut rest = run;
         while !rest.is_empty() {
@@ -35,7 +40,8 @@ impl Engine {
             let end = rest.start.saturating_add(count).min(rest.end);
             let marked = file.mark(rest.start..end);
             if !marked.is_empty() {
-                flights.push(Flight::new(Arc::clone(file), marked, claim));
+                let preload = self.preload(file);
+                flights.push(Flight::new(Arc::clone(file), marked, claim, preload));
             }
             rest.start = end;
         }
@@ -236,6 +242,11 @@ impl Engine {
         let (Some(range), Some(signed)) = (file.range(index), file.digest(index)) else {
             return;
         };
+        let preloaded = flight
+            .preload
+            .as_ref()
+            .map_or(0, |preload| preload.end(outcome.is_ok()));
+        self.totals.served_bytes.fetch_add(preloaded, Ordering::Relaxed);
         match outcome {
             Ok((tags, kept)) => {
                 let bytes = range.end - range.start;

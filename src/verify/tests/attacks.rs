@@ -45,7 +45,7 @@ fn the_last_page_of_a_pinned_file_is_zero_behind_its_end() {
     let memory = Memory::new(1 << 20);
     let filling = Filling::new(5000, memory.charge(5000).unwrap()).unwrap();
     *file.pin.lock() = PinState::Filling(Arc::clone(&filling));
-    let flight = Flight::new(Arc::clone(file), file.mark(0..1), Claim::Demand);
+    let flight = Flight::new(Arc::clone(file), file.mark(0..1), Claim::Demand, None);
     let mut fetch = flight.claim(&memory).unwrap().unwrap();
     assert_eq!((fetch.base, fetch.bytes), (0, 8192));
     // The source has grown since: the whole page comes full.
@@ -63,7 +63,7 @@ fn a_flight_that_failed_leaves_what_others_began_since_alone() {
     let bound = bind(&model, 0);
     let file = &bound.files[0];
     let memory = Memory::new(1 << 30);
-    let old = Flight::new(Arc::clone(file), file.mark(0..1), Claim::Demand);
+    let old = Flight::new(Arc::clone(file), file.mark(0..1), Claim::Demand, None);
     let first = old.claim(&memory).unwrap().unwrap();
     assert!(old.deposit(first, 2 << 20), "it goes to those that hash");
     old.fail(ReadError::Abandoned);

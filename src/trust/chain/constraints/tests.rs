@@ -427,6 +427,41 @@ fn constraints_that_cannot_be_judged_make_an_authority_unusable() {
             wrap(0xa0, &[&subtree(b"\x87\x04\x7f\x00\x00\x01")]),
             false,
         ),
+        (
+            "a directory name",
+            true,
+            wrap(
+                0xa0,
+                &[&subtree(
+                    b"\xa4\x11\x30\x0f\x31\x0d\x30\x0b\x06\x03\x55\x04\x03\x0c\x04leaf",
+                )],
+            ),
+            true,
+        ),
+        // A parser that stops at what it cannot read makes of it the name without parts, which permits every name.
+        (
+            "a directory name whose attribute has no value",
+            true,
+            wrap(
+                0xa0,
+                &[&subtree(
+                    b"\xa4\x0e\x30\x0c\x31\x0a\x30\x08\x06\x06\x55\x04\x03\x0c\x01a",
+                )],
+            ),
+            false,
+        ),
+        (
+            "a directory name with something behind it",
+            true,
+            wrap(0xa0, &[&subtree(b"\xa4\x04\x30\x00\x05\x00")]),
+            false,
+        ),
+        (
+            "a directory name that is no element",
+            true,
+            wrap(0xa0, &[&subtree(b"\x84\x02\x30\x00")]),
+            false,
+        ),
         ("a third list", true, wrap(0xa2, &[&good]), false),
     ];
     for (name, critical, content, want) in cases {
