@@ -51,6 +51,7 @@ use crate::mount::MountError;
 use crate::mount::MountOptions;
 use crate::mount::Session;
 use crate::mount::privileged::Helper;
+use crate::mount::sandbox::Keeps;
 use crate::mount::sandbox::May;
 use crate::mount::sandbox::Needs;
 use crate::mount::sandbox::Place;
@@ -189,6 +190,7 @@ fn start_helper(args: &MountArgs, source: &ModelDir) -> Result<Arc<Helper>, Fail
         allow_other: args.serve.allow_other,
         allow_exec: args.serve.allow_exec,
         source_name: source.path().to_path_buf(),
+        no_sandbox: args.serve.no_sandbox,
         read_ahead_kib: Some(READ_AHEAD_KIB),
     };
     let helper = Helper::start(&args.mountpoint, options).map_err(|e| of_mount(&e))?;
@@ -216,6 +218,7 @@ fn confine(args: &MountArgs, source: &ModelDir) -> Result<Sandbox, Failure> {
         places,
         reads_anywhere: source.follows_links(),
         backing: args.serve.pin != PinWhich::Off,
+        keeps: Keeps::Nothing,
     };
     Sandbox::enter(needs).map_err(|e| Failure::of(Exit::MountFailed, &e))
 }
@@ -432,6 +435,7 @@ fn options(args: &AttachArgs) -> MountOptions {
         allow_other: args.allow_other,
         allow_exec: args.allow_exec,
         source_name: args.source.clone(),
+        no_sandbox: args.no_sandbox,
         read_ahead_kib: args.read_ahead,
     }
 }
