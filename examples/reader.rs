@@ -84,12 +84,16 @@ fn generate(path: &str, bytes: u64, seed: u64) -> Outcome<Value> {
     Ok(json!({ "bytes": bytes }))
 }
 
-/// One file after the other, each from its first byte to its last.
+/// One file after the other, each from its first byte to its last. As loaders of a model in parts do, it looks whether
+/// all of them are there before it begins.
 fn read(files: &[&str]) -> Outcome<Value> {
     let mut block = vec![0; BLOCK_BYTES];
     let began = Instant::now();
     let mut first = None;
     let mut bytes = 0;
+    for path in files {
+        std::fs::metadata(path)?;
+    }
     for path in files {
         let mut file = File::open(path)?;
         if first.is_none() {

@@ -68,6 +68,8 @@ pub struct MountOptions {
     pub allow_exec: bool,
     /// What the mount table shows as the source.
     pub source_name: PathBuf,
+    /// Leave the privileged part unconfined.
+    pub no_sandbox: bool,
     /// How far the kernel reads ahead, in KiB; its own default when absent. Root alone can set it.
     pub read_ahead_kib: Option<u32>,
 }

@@ -286,6 +286,11 @@ impl SourceFile {
         read
     }
 
+    /// Whether these bytes lie in the page cache, as far as the kernel tells.
+    pub(crate) fn is_cached(&self, range: &std::ops::Range<u64>) -> bool {
+        sys::cached_bytes(&self.file, range).is_some_and(|cached| cached >= range.end - range.start)
+    }
+
     #[cfg(feature = "planted-faults")]
     pub(crate) fn file(&self) -> &File {
         &self.file

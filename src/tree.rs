@@ -710,6 +710,26 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_nobody_waits_for_goes_in_the_order_of_loading() {
+        let files =
+            ["a-2.bin", "a-10.bin", "config.json", "tokenizer.json"].map(|name| (name, vec![b'x'; 50]));
+        let model = SignedModel::new(&files, Algorithm::Sha256, Method::Files);
+        let tree = bind(&model, None).tree;
+        let names = |haste| -> Vec<_> {
+            let files = tree.in_order(haste).into_iter();
+            files.map(|file| file.path().as_str().to_owned()).collect()
+        };
+        assert_eq!(
+            names(Haste::None),
+            ["config.json", "tokenizer.json", "a-2.bin", "a-10.bin"]
+        );
+        assert_eq!(
+            names(Haste::Some),
+            ["a-10.bin", "a-2.bin", "config.json", "tokenizer.json"]
+        );
+    }
+
+    #[test]
     fn a_whole_tree_is_verified_and_what_differs_is_named() {
         let files = ["a", "b", "c", "d"].map(|name| (name, vec![b'x'; 50]));
         for method in [Method::Files, Method::Shards(20)] {

@@ -70,6 +70,8 @@ pub(super) struct AttachArgs {
     pub(super) allow_other: bool,
     #[arg(long, alias = "allow_exec")]
     pub(super) allow_exec: bool,
+    #[arg(long, alias = "no_sandbox")]
+    pub(super) no_sandbox: bool,
     #[arg(long, alias = "read_ahead")]
     pub(super) read_ahead: Option<u32>,
     /// What the mount table shows as the source.
@@ -117,6 +119,9 @@ pub(super) struct VerifyArgs {
     /// Demand that .git, .gitattributes, .github and .gitignore are signed too.
     #[arg(long, alias = "no-ignore_git_paths", alias = "no_ignore_git_paths", help_heading = TREE)]
     pub(super) no_ignore_git_paths: bool,
+    /// Do not confine this process to reading the model.
+    #[arg(long, alias = "no_sandbox")]
+    pub(super) no_sandbox: bool,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 }
@@ -128,6 +133,9 @@ pub(super) struct InspectArgs {
     pub(super) bundle: PathBuf,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
+    /// Do not confine this process before it looks at the signature.
+    #[arg(long, alias = "no_sandbox")]
+    pub(super) no_sandbox: bool,
 }
 
 /// What to trust.

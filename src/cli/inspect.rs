@@ -13,6 +13,7 @@ use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::failure::render;
+use super::model;
 use crate::manifest::Manifest;
 use crate::manifest::Shards;
 use crate::manifest::SignedContent;
@@ -29,7 +30,11 @@ use crate::trust::Witness;
 pub(super) fn run(args: &InspectArgs, json: bool) -> Result<String, Failure> {
     let bundle = BundleFile::read(&args.bundle, None)?;
     let place = ModelLocation::of_bundle(&bundle.path).map_err(|e| Failure::of(Exit::Io, &e))?;
-    let trusted = anchors::verify(&anchors::load(&args.trust, &place)?, &bundle)?;
+    let anchors = anchors::load(&args.trust, &place)?;
+    if !args.no_sandbox {
+        model::confine(None)?;
+    }
+    let trusted = anchors::verify(&anchors, &bundle)?;
     Ok(if json {
         render(&data(&bundle, &trusted))
     } else {

@@ -15,6 +15,13 @@ use super::bundle::BundleFile;
 use super::bundle::shown;
 use super::exit::Exit;
 use super::failure::Failure;
+#[cfg(feature = "planted-faults")]
+use crate::mount::sandbox;
+use crate::mount::sandbox::Keeps;
+use crate::mount::sandbox::May;
+use crate::mount::sandbox::Needs;
+use crate::mount::sandbox::Place;
+use crate::mount::sandbox::Sandbox;
 use crate::path::ModelPath;
 use crate::policy::ModelLocation;
 use crate::source::Links;
@@ -96,6 +103,27 @@ impl Opened {
         ModelTree::bind(trusted, self.source, engine, inside)
             .map_err(|e| Failure::about(Exit::TreeDiffers, &model, &e))
     }
+}
+
+/// Confines a command to reading the model, or to what it has read already, before it looks at a byte of the bundle. Root
+/// still reads what belongs to others, there.
+pub(super) fn confine(source: Option<&ModelDir>) -> Result<(), Failure> {
+    let places = match source {
+        Some(source) => vec![Place::new(source.root().map_err(|e| of_source(&e))?, May::Read)],
+        None => Vec::new(),
+    };
+    let needs = Needs {
+        places,
+        reads_anywhere: source.is_some_and(ModelDir::follows_links),
+        backing: false,
+        keeps: Keeps::Reading,
+    };
+    Sandbox::enter(needs).map_err(|e| Failure::of(Exit::Unforeseen, &e))?;
+    #[cfg(feature = "planted-faults")]
+    sandbox::break_out::run_in_command_if_planted(
+        source.map(|model| model.path().join("config.json")).as_deref(),
+    );
+    Ok(())
 }
 
 /// A problem with the model's root, or with a folder in it.

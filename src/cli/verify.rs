@@ -35,6 +35,9 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> Result<String, Failure> {
         ..model::options(&args.limits)
     };
     let opened = model::open(&args.bundle, &args.model, &args.trust, &args.tree)?;
+    if !args.no_sandbox {
+        model::confine(Some(opened.source()))?;
+    }
     let binding = opened.bind(options, None)?;
     let tree = binding.tree;
     let mut problems = Problems::default();

@@ -303,6 +303,9 @@ fn part_arguments(options: &MountOptions) -> Vec<OsString> {
     if options.allow_exec {
         arguments.push("--allow-exec".into());
     }
+    if options.no_sandbox {
+        arguments.push("--no-sandbox".into());
+    }
     if let Some(kib) = options.read_ahead_kib {
         arguments.push(format!("--read-ahead={kib}").into());
     }

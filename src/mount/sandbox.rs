@@ -35,7 +35,7 @@ use crate::fs::Reach;
 use crate::sys;
 
 #[cfg(feature = "planted-faults")]
-pub(super) mod break_out;
+pub mod break_out;
 mod filter;
 
 /// The version of Landlock that was tried out. Its rights are asked for as far as the kernel has them; a right of
@@ -76,6 +76,15 @@ impl Place {
     }
 }
 
+/// What a process keeps of its privileges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// None: whoever serves reads with no more than its user's rights.
+    Nothing,
+    /// To read what belongs to others, as far as it may reach: a command that root runs on somebody's model.
+    Reading,
+}
+
 /// What a server needs.
 #[derive(Debug)]
 pub struct Needs {
@@ -85,6 +94,8 @@ pub struct Needs {
     pub reads_anywhere: bool,
     /// Whether it hands sealed memory files to the privileged part.
     pub backing: bool,
+    /// What it keeps of its privileges.
+    pub keeps: Keeps,
 }
 
 /// That a process has confined itself, or was told not to.
@@ -107,7 +118,11 @@ impl Sandbox {
         // rustix asks for it once, in a way that is closed later, and panics when it gets no answer.
         let _ = rustix::param::page_size();
         sys::harden().map_err(SandboxError::at("the dumpable flag and the core limit"))?;
-        sys::keep_capabilities(CapabilitySet::empty()).map_err(SandboxError::at("capabilities"))?;
+        let kept = match needs.keeps {
+            Keeps::Nothing => CapabilitySet::empty(),
+            Keeps::Reading => CapabilitySet::DAC_READ_SEARCH,
+        };
+        sys::keep_capabilities(kept).map_err(SandboxError::at("capabilities"))?;
         rustix::thread::set_no_new_privs(true).map_err(|e| SandboxError::System("no_new_privs", e.into()))?;
         let writes = needs.places.iter().any(|place| place.may == May::Write);
         let allowed = filter::Allowed {
@@ -130,6 +145,15 @@ impl Sandbox {
                 seccomp,
             },
         })
+    }
+
+    /// Confines the privileged part to what mounting and unmounting take, for good; it must run without new privileges. There
+    /// is no Landlock for it: who is confined by that mounts nothing.
+    ///
+    /// # Errors
+    /// When the filter is refused. A kernel without seccomp is none.
+    pub(super) fn enter_part() -> Result<(), SandboxError> {
+        filter::install_in_part().map(drop)
     }
 
     /// Leaves this process as it is, but for debuggers and core files. Somebody asked for it.
@@ -222,7 +246,7 @@ impl SandboxError {
 
 impl fmt::Display for SandboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the server cannot confine itself; --no-sandbox mounts without that")?;
+        f.write_str("this process cannot confine itself; --no-sandbox goes on without that")?;
         match self {
             Self::Threads(count) => write!(f, ": it has {count} threads already"),
             Self::System(what, e) => write!(f, ": {what}: {e}"),

@@ -13,6 +13,7 @@ use super::ModelTree;
 use crate::manifest::SignedContent;
 use crate::path::Escaped;
 use crate::path::ModelPath;
+use crate::path::loading_order;
 use crate::source::Entry;
 use crate::source::EntryKind;
 use crate::source::SourceError;
@@ -137,10 +138,10 @@ impl ModelTree {
     }
 
     /// Hashes every resource, on as many threads as the engine has, and says what differs. `progress` hears
-    /// of bytes done and bytes in all.
+    /// of bytes done and bytes in all. Where nobody waits for it, in the order in which frameworks load.
     pub fn verify_all(&self, haste: Haste, progress: &dyn Fn(u64, u64)) -> Vec<ContentProblem> {
         let (sender, results) = channel();
-        let mut work = self.files.iter().flat_map(spans);
+        let mut work = self.in_order(haste).into_iter().flat_map(spans);
         let before = self.engine.counters().hashed_bytes;
         let tell = || {
             progress(
@@ -172,6 +173,15 @@ impl ModelTree {
         }
         problems.sort_by(|a, b| a.path.cmp(&b.path));
         problems
+    }
+
+    /// All files, in the order in which they are checked: with readers on their way, what they will want first.
+    pub(super) fn in_order(&self, haste: Haste) -> Vec<&Arc<VerifiedFile>> {
+        let mut files: Vec<_> = self.files.iter().collect();
+        if haste == Haste::None {
+            files.sort_by(|a, b| loading_order(a.path().as_str(), b.path().as_str()));
+        }
+        files
     }
 
     /// Verifies what no read will ever verify.

@@ -4,6 +4,7 @@ mod keep;
 mod onward;
 mod passes;
 mod reads;
+mod sweep;
 
 #[cfg(feature = "planted-faults")]
 pub(super) use reads::Reader;
@@ -103,6 +104,7 @@ pub struct Engine {
     board: Board,
     /// Flights that nobody fetches for because too much waits to be hashed.
     starved: Mutex<VecDeque<Arc<Flight>>>,
+    sweeps: Mutex<sweep::Sweeps>,
     /// The files in the order in which loaders read them.
     order: OnceLock<onward::Order>,
     /// The place in that order of the file that was opened last.
@@ -177,6 +179,7 @@ impl Engine {
             workers: Workers::new(options.threads),
             board: Board::new(options.cores),
             starved: Mutex::default(),
+            sweeps: Mutex::default(),
             order: OnceLock::new(),
             // Nobody is followed yet.
             followed: AtomicUsize::new(usize::MAX),

@@ -570,6 +570,11 @@ impl SourceReader<'_> {
         }
     }
 
+    /// Whether these bytes lie in the page cache.
+    pub(super) fn is_cached(&self, range: &Range<u64>) -> bool {
+        self.file.is_cached(range)
+    }
+
     /// The descriptor, for whoever may close it.
     pub(super) fn into_file(self) -> Arc<SourceFile> {
         self.file

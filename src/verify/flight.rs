@@ -170,6 +170,22 @@ impl Flight {
         self.state.lock().fetchers -= 1;
     }
 
+    /// The bytes that it covers.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Takes all of it, for a thread that fetches and hashes by itself; `None` when others have begun.
+    pub(super) fn take_whole(&self) -> Option<Passes> {
+        let mut state = self.state.lock();
+        if state.failed.is_some() || state.next != self.range.start || !state.blocks.is_empty() {
+            return None;
+        }
+        let passes = state.passes.take()?;
+        state.next = self.range.end;
+        Some(passes)
+    }
+
     /// The next block to fetch, with a buffer for it; `None` when there is none, or no room for it before others are
     /// hashed.
     ///

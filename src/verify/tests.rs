@@ -17,6 +17,7 @@ use crate::trust::TrustedFile;
 
 mod attacks;
 mod preload;
+mod sweep;
 
 /// The chunk as a length in memory.
 const C: usize = 128 * 1024;

@@ -233,6 +233,17 @@ struct Current {
 }
 
 impl Slot {
+    /// Says whose turn it is, for a thread that works for several files in turn.
+    pub(super) fn works_for(&self, file: &Arc<VerifiedFile>, resource: usize) {
+        if let Some(current) = self.current.lock().as_mut() {
+            if !Arc::ptr_eq(&current.file, file) {
+                current.file = Arc::clone(file);
+                current.reported = false;
+            }
+            current.fetching = resource..resource + 1;
+        }
+    }
+
     /// Makes a call that may hang.
     pub(super) fn in_source<T>(&self, workers: &Workers, call: impl FnOnce() -> T) -> T {
         self.in_source_since.store(workers.0.now() + 1, Ordering::Relaxed);

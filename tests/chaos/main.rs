@@ -493,10 +493,7 @@ fn every_planted_break_out_is_refused() {
         }
         let log = mounted.log();
         mounted.unmount();
-        log.lines()
-            .filter_map(|line| line.split_once("break-out ")?.1.split_once(": "))
-            .map(|(name, outcome)| (name.to_owned(), outcome.to_owned()))
-            .collect::<BTreeMap<_, _>>()
+        outcomes(&log)
     };
     let mut confined = tried(&[]);
     assert_eq!(
@@ -504,17 +501,7 @@ fn every_planted_break_out_is_refused() {
         Some("done"),
         "what serving takes works"
     );
-    let refusals = [libc::EPERM, libc::EACCES, libc::ENOSYS].map(|errno| errno.to_string());
-    let got_out: Vec<_> = confined
-        .iter()
-        .filter(|(_, outcome)| !refusals.contains(outcome))
-        .collect();
-    assert!(got_out.is_empty(), "got out: {got_out:?}");
-    assert!(
-        confined.len() >= 50,
-        "tried only {}: {confined:?}",
-        confined.len()
-    );
+    all_are_refused(&confined, 50);
     // The same without a sandbox: what is refused above is refused by nothing else.
     let free = tried(&["--no-sandbox"]);
     let by_others: Vec<_> = free.iter().filter(|(_, outcome)| *outcome != "done").collect();
@@ -544,4 +531,90 @@ fn every_planted_break_out_is_refused() {
             "{name}: the attempt itself is wrong"
         );
     }
+}
+
+/// What became of each attempt that a log tells of.
+#[cfg(feature = "planted-faults")]
+fn outcomes(log: &str) -> BTreeMap<String, String> {
+    log.lines()
+        .filter_map(|line| line.split_once("break-out ")?.1.split_once(": "))
+        .map(|(name, outcome)| (name.to_owned(), outcome.to_owned()))
+        .collect()
+}
+
+#[cfg(feature = "planted-faults")]
+fn all_are_refused(tried: &BTreeMap<String, String>, at_least: usize) {
+    let refusals = [libc::EPERM, libc::EACCES, libc::ENOSYS].map(|errno| errno.to_string());
+    let got_out: Vec<_> = tried
+        .iter()
+        .filter(|(_, outcome)| !refusals.contains(outcome))
+        .collect();
+    assert!(got_out.is_empty(), "got out: {got_out:?}");
+    assert!(tried.len() >= at_least, "tried only {}: {tried:?}", tried.len());
+}
+
+/// What an attacker tries who runs code in the privileged part, which needs files and mounts but starts nothing.
+#[cfg(feature = "planted-faults")]
+#[test]
+fn every_planted_break_out_of_the_privileged_part_is_refused() {
+    if !support::can_mount() {
+        return;
+    }
+    if !support::is_root() {
+        return notice("the privileged part of an ordinary user has no filter: it runs fusermount3");
+    }
+    let mut random = Random::from_environment("planted break-out of the part");
+    let arena = Arena::new(SCENARIOS[0], &mut random);
+    let tried = |options: &[&str]| {
+        let mut command = modelfs_command();
+        command.env("MODELFS_PLANTED_FAULT", "break-out-of-part");
+        let mut mounted = Mounted::start(command, &arena.model, options).unwrap_or_else(|o| panic!("{o:?}"));
+        // It tries when it is asked to unmount.
+        support::sys::signal(mounted.pid(), rustix::process::Signal::TERM);
+        assert_eq!(mounted.wait().code(), Some(0));
+        let log = mounted.log();
+        assert!(log.contains("break-out ended"), "{log}");
+        outcomes(&log)
+    };
+    all_are_refused(&tried(&[]), 38);
+    let free = tried(&["--no-sandbox"]);
+    for name in [
+        "exec",
+        "connect-network",
+        "socket-unix",
+        "ptrace",
+        "mount",
+        "memfd_create",
+    ] {
+        let outcome = free.get(name).map(String::as_str);
+        assert_eq!(outcome, Some("done"), "{name}: the attempt itself is wrong");
+    }
+}
+
+/// The same in the commands that look at a bundle and a model without mounting it.
+#[cfg(feature = "planted-faults")]
+#[test]
+fn every_planted_break_out_of_verify_and_inspect_is_refused() {
+    let mut random = Random::from_environment("planted break-out of commands");
+    let arena = Arena::new(SCENARIOS[0], &mut random);
+    let model = &arena.model;
+    let tried = |command: &str, options: &[&str]| {
+        let mut run = modelfs_command();
+        run.arg(command)
+            .args(&model.trust)
+            .args(options)
+            .arg(&model.bundle)
+            .env("MODELFS_PLANTED_FAULT", "break-out");
+        if command == "verify" {
+            run.arg(&model.model);
+        }
+        let outcome = support::run(&mut run);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains("break-out ended"), "{outcome:?}");
+        outcomes(&outcome.stderr)
+    };
+    let mut confined = tried("verify", &[]);
+    assert_eq!(confined.remove("read-model").as_deref(), Some("done"));
+    all_are_refused(&confined, 50);
+    all_are_refused(&tried("inspect", &[]), 45);
 }

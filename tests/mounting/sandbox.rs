@@ -17,6 +17,7 @@ use crate::support::mounted::Mounted;
 use crate::support::mounted::PATIENCE;
 use crate::support::mounted::mount_entry;
 use crate::support::notice;
+use crate::support::run;
 use crate::support::signing::Layout;
 use crate::support::sys;
 
@@ -136,6 +137,8 @@ fn the_privileged_part_keeps_two_capabilities_and_ends_with_its_server() {
             field(&part.to_string(), "CapPrm").as_deref(),
             Some("0000000000200004")
         );
+        assert_eq!(field(&part.to_string(), "NoNewPrivs").as_deref(), Some("1"));
+        assert_eq!(field(&part.to_string(), "Seccomp").as_deref(), Some("2"));
     }
     let open: Vec<_> = fs::read_dir(format!("/proc/{part}/fd"))
         .unwrap()
@@ -201,4 +204,10 @@ fn a_file_that_root_could_read_only_by_privilege_is_refused_before_the_mount() {
     let mounted = Mounted::with(&model, &["--no-sandbox"]);
     assert!(fs::read(mounted.file("weights.bin")).unwrap() == model.content("weights.bin"));
     mounted.unmount();
+    // A check that root makes is of whatever root may read.
+    let checked = run(modelfs_command()
+        .arg("verify")
+        .args(&model.trust)
+        .args([&model.bundle, &model.model]));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
 }

@@ -24,6 +24,7 @@ use super::super::MountOptions;
 use super::super::Mounted;
 use super::super::attach;
 use super::super::prepare;
+use super::super::sandbox::Sandbox;
 use super::super::table::Table;
 use super::REQUEST_BYTES;
 use super::Refusal;
@@ -56,6 +57,10 @@ pub fn serve(mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
         sys::keep_capabilities(KEPT)?;
         // An ordinary user's must still execute the set-uid helper that mounts.
         rustix::thread::set_no_new_privs(true)?;
+        if !options.no_sandbox {
+            // The same goes for a filter, which asks for that flag.
+            Sandbox::enter_part().map_err(io::Error::other)?;
+        }
     }
     if log::set_logger(&NOTES).is_ok() {
         log::set_max_level(LevelFilter::Debug);
@@ -68,6 +73,10 @@ pub fn serve(mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
     // One byte more, so that a longer one is seen to be none.
     while let Some((bytes, descriptors)) = super::receive(socket.as_fd(), REQUEST_BYTES + 1)? {
         let request = Request::parse(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+        #[cfg(feature = "planted-faults")]
+        if request == Request::Unmount {
+            super::super::sandbox::break_out::run_in_part_if_planted();
+        }
         let (outcome, path, device) = match part.answer(request, descriptors) {
             Ok(Done { value, path, device }) => (Ok(value), path, device),
             Err(refusal) => (Err(refusal), PathBuf::new(), None),
@@ -232,8 +241,8 @@ struct Notes(Mutex<Vec<(u8, String)>>);
 
 static NOTES: Notes = Notes(Mutex::new(Vec::new()));
 
-/// Most lines of one request.
-const MAX_NOTES: usize = 8;
+/// Most lines of one request. A fault that is planted has more to tell.
+const MAX_NOTES: usize = if cfg!(feature = "planted-faults") { 100 } else { 8 };
 
 impl Notes {
     fn take(&self) -> Vec<(u8, String)> {

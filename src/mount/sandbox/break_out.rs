@@ -5,6 +5,7 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -31,16 +32,48 @@ pub(in super::super) fn run_if_planted(file: &Path) {
 fn try_all(file: &Path) {
     // The log is at its place once the mount stands.
     std::thread::sleep(Duration::from_secs(1));
-    let new = file.with_file_name("planted");
-    let report = |name: &str, outcome: io::Result<()>| match outcome {
-        Ok(()) => log::error!("break-out {name}: done"),
-        Err(e) => log::error!("break-out {name}: {}", e.raw_os_error().unwrap_or(0)),
-    };
-    report("read-model", File::open(file).map(drop));
+    try_files(Some(file), &mut |line| log::error!("{line}"));
+    try_others(&[], &mut |line| log::error!("{line}"));
+    log::error!("break-out ended");
+}
+
+/// The same in the privileged part, when it is about to answer: its log goes with the answer. It needs some calls, and files.
+pub(in super::super) fn run_in_part_if_planted() {
+    if std::env::var("MODELFS_PLANTED_FAULT").is_ok_and(|fault| fault == "break-out-of-part") {
+        try_others(&["ioctl-backing", "sendmsg"], &mut |line| log::error!("{line}"));
+        log::error!("break-out ended");
+    }
+}
+
+/// The same in a command that has confined itself, on standard error. `file` is one that it may read, if there is any.
+pub fn run_in_command_if_planted(file: Option<&Path>) {
+    if std::env::var("MODELFS_PLANTED_FAULT").is_ok_and(|fault| fault == "break-out") {
+        let mut tell = |line: String| drop(writeln!(io::stderr(), "{line}"));
+        try_files(file, &mut tell);
+        try_others(&[], &mut tell);
+        tell("break-out ended".to_owned());
+    }
+}
+
+fn tell_of(name: &str, outcome: io::Result<()>) -> String {
+    match outcome {
+        Ok(()) => format!("break-out {name}: done"),
+        Err(e) => format!("break-out {name}: {}", e.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Tries what files can be used for.
+fn try_files(file: Option<&Path>, tell: &mut dyn FnMut(String)) {
+    let mut report = |name: &str, outcome: io::Result<()>| tell(tell_of(name, outcome));
     report("read-secret", File::open("/etc/shadow").map(drop));
     report("read-world-readable", File::open("/etc/passwd").map(drop));
     report("list-root", fs::read_dir("/").map(drop));
     report("read-process", File::open("/proc/1/environ").map(drop));
+    let Some(file) = file else {
+        return;
+    };
+    let new = file.with_file_name("planted");
+    report("read-model", File::open(file).map(drop));
     report("write-model", File::options().write(true).open(file).map(drop));
     report(
         "truncate-model",
@@ -58,6 +91,11 @@ fn try_all(file: &Path) {
             fs::set_permissions(file, fs::Permissions::from_mode(mode))
         }),
     );
+}
+
+/// Tries all but files, and but what the process needs.
+fn try_others(needed: &[&str], tell: &mut dyn FnMut(String)) {
+    let mut report = |name: &str, outcome: io::Result<()>| tell(tell_of(name, outcome));
     report("exec", Command::new("/bin/true").status().map(drop));
     report(
         "connect-network",
@@ -68,7 +106,7 @@ fn try_all(file: &Path) {
         },
     );
     report("socket-unix", UnixDatagram::unbound().map(drop));
-    for (name, number, arguments) in calls() {
+    for (name, number, arguments) in calls().into_iter().filter(|(name, ..)| !needed.contains(name)) {
         let outcome = match attempt(number, arguments) {
             // The kernel looked at the arguments, so nothing kept the call from it.
             Err(e)
@@ -83,7 +121,6 @@ fn try_all(file: &Path) {
         };
         report(name, outcome);
     }
-    log::error!("break-out ended");
 }
 
 /// Calls with arguments that do no harm where they are allowed.

@@ -1,4 +1,5 @@
-//! Which system calls a server makes. A list of what is allowed, so that what a later kernel adds is not.
+//! Which system calls a server makes, and which its privileged part. Lists of what is allowed, so that what a later kernel adds
+//! is not.
 //!
 //! A call that is not on it fails with EPERM: a C library that tries something new and copes without goes on. The
 //! calls that take their flags in memory, where a filter cannot look, are on it only where any flags will do.
@@ -30,8 +31,17 @@ pub(super) struct Allowed {
     pub(super) backing: bool,
 }
 
-/// Installs the filter for this thread and all it starts; `false` where the kernel has no seccomp.
+/// Installs the filter of a server for this thread and all it starts; `false` where the kernel has no seccomp.
 pub(super) fn install(allowed: Allowed) -> Result<bool, SandboxError> {
+    install_rules(rules(allowed))
+}
+
+/// The same for the privileged part.
+pub(super) fn install_in_part() -> Result<bool, SandboxError> {
+    install_rules(rules_of_part())
+}
+
+fn install_rules(rules: Result<Rules, seccompiler::BackendError>) -> Result<bool, SandboxError> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(false);
     };
@@ -41,7 +51,7 @@ pub(super) fn install(allowed: Allowed) -> Result<bool, SandboxError> {
         SeccompFilter::new(rules, otherwise, matched, arch)?.try_into()
     };
     let refused = SeccompAction::Errno(errno(libc::EPERM));
-    let allow_list = compile(rules(allowed).map_err(backend)?, refused, SeccompAction::Allow);
+    let allow_list = compile(rules.map_err(backend)?, refused, SeccompAction::Allow);
     // clone3 has its flags in memory. A C library that is told there is no such call uses clone, whose flags the
     // list can see.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
@@ -75,7 +85,9 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALWAYS.iter().map(|&call| (call, Vec::new())).collect();
     // Calls are added under the name that the C library of an architecture has for them.
     #[cfg(target_arch = "x86_64")]
-    rules.extend([libc::SYS_poll, libc::SYS_dup2, libc::SYS_readlink].map(|call| (call, Vec::new())));
+    rules.extend(
+        [libc::SYS_poll, libc::SYS_dup2, libc::SYS_open, libc::SYS_readlink].map(|call| (call, Vec::new())),
+    );
     if allowed.writes {
         #[cfg(target_arch = "x86_64")]
         rules.extend([libc::SYS_mkdir, libc::SYS_rename].map(|call| (call, Vec::new())));
@@ -86,7 +98,6 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
         // Room for a memory file, and no holes in the log.
         rules.insert(libc::SYS_fallocate, vec![one(1, Dword, Eq, 0)?]);
     }
-    let own = u64::from(std::process::id());
     let threads = number(libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND);
     let spaces = number(
         libc::CLONE_NEWNS
@@ -97,20 +108,13 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
             | libc::CLONE_NEWUTS
             | libc::CLONE_NEWCGROUP,
     );
-    let executable = MaskedEq(number(libc::PROT_EXEC));
+    rules.extend(itself()?);
     for (call, ways) in [
         // Threads of this process, and nothing else that can be cloned.
         (
             libc::SYS_clone,
             vec![one(0, Qword, MaskedEq(threads | spaces), threads)?],
         ),
-        // Memory that never holds code.
-        (libc::SYS_mmap, vec![one(2, Dword, executable.clone(), 0)?]),
-        (libc::SYS_mprotect, vec![one(2, Dword, executable, 0)?]),
-        // abort(3), and what a thread does to itself.
-        (libc::SYS_tgkill, vec![one(0, Dword, Eq, own)?]),
-        // Only to who was connected to before: an address would name anybody.
-        (libc::SYS_sendto, vec![one(4, Qword, Eq, 0)?]),
         // The pair through which a signal wakes a thread.
         (
             libc::SYS_socketpair,
@@ -160,6 +164,69 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
     }
     Ok(rules)
 }
+
+/// What any process does to itself, and to who was connected to before.
+fn itself() -> Result<Rules, seccompiler::BackendError> {
+    let own = u64::from(std::process::id());
+    let executable = MaskedEq(number(libc::PROT_EXEC));
+    Ok(Rules::from([
+        // Memory that never holds code.
+        (libc::SYS_mmap, vec![one(2, Dword, executable.clone(), 0)?]),
+        (libc::SYS_mprotect, vec![one(2, Dword, executable, 0)?]),
+        // abort(3), and what a thread does to itself.
+        (libc::SYS_tgkill, vec![one(0, Dword, Eq, own)?]),
+        // No address: it would name anybody.
+        (libc::SYS_sendto, vec![one(4, Qword, Eq, 0)?]),
+    ]))
+}
+
+/// The privileged part starts nothing and connects to nobody; it mounts as models are mounted and in no other way, so that
+/// it cannot bind, move or change a mount.
+fn rules_of_part() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = itself()?;
+    rules.extend(PART.iter().map(|&call| (call, Vec::new())));
+    #[cfg(target_arch = "x86_64")]
+    rules.extend(
+        [
+            libc::SYS_open,
+            libc::SYS_stat,
+            libc::SYS_lstat,
+            libc::SYS_readlink,
+        ]
+        .map(|call| (call, Vec::new())),
+    );
+    let mounting = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+    let (idle, lazily) = (
+        libc::UMOUNT_NOFOLLOW,
+        libc::UMOUNT_NOFOLLOW | libc::MNT_DETACH | libc::MNT_FORCE,
+    );
+    rules.extend([
+        (
+            libc::SYS_mount,
+            vec![
+                one(3, Qword, Eq, mounting)?,
+                one(3, Qword, Eq, mounting | libc::MS_NOEXEC)?,
+            ],
+        ),
+        (libc::SYS_umount2, any(1, Dword, &[idle, lazily])?),
+        (
+            libc::SYS_ioctl,
+            vec![
+                one(1, Dword, Eq, FUSE_BACKING_OPEN)?,
+                one(1, Dword, Eq, FUSE_BACKING_CLOSE)?,
+            ],
+        ),
+        (
+            libc::SYS_fcntl,
+            any(1, Dword, &[libc::F_GETFD, libc::F_GETFL, libc::F_GET_SEALS])?,
+        ),
+    ]);
+    Ok(rules)
+}
+
+/// `FUSE_DEV_IOC_BACKING_OPEN` and `FUSE_DEV_IOC_BACKING_CLOSE` of `linux/fuse.h`.
+const FUSE_BACKING_OPEN: u64 = 0x4010_e501;
+const FUSE_BACKING_CLOSE: u64 = 0x4004_e502;
 
 /// `FUSE_DEV_IOC_CLONE` of `linux/fuse.h`.
 const FUSE_CLONE: u64 = 0x8004_e500;
@@ -294,3 +361,46 @@ const WRITES: [c_long; 10] = [
 
 /// Memory files, and handing them over.
 const BACKING: [c_long; 3] = [libc::SYS_memfd_create, libc::SYS_pwrite64, libc::SYS_sendmsg];
+
+/// What the privileged part does besides: looks at a mount point and at the mount table, hears, answers, allocates.
+const PART: [c_long; 38] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_getcwd,
+    libc::SYS_recvmsg,
+    // With the device. The socket is connected, and there is no other.
+    libc::SYS_sendmsg,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_sched_yield,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_writev,
+    libc::SYS_fstatfs,
+];

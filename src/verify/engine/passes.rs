@@ -80,6 +80,9 @@ impl Engine {
     /// Fetches blocks of a flight until there is none to fetch now, or something to hash and nobody to do it.
     pub(super) fn fetch(&self, task: FetchTask, slot: &Slot) {
         let flight = Arc::clone(task.flight());
+        if self.sweeps(&flight, slot) {
+            return;
+        }
         if flight.is_idle() && self.board.backlog() > MAX_BACKLOG {
             drop(task);
             self.starved.lock().push_back(flight);
@@ -231,7 +234,7 @@ impl Engine {
 
     /// Ends the verification of one resource: with what matched, or with the digest that was found, if the source had
     /// all of it. Those who wait hear of it.
-    fn settle(
+    pub(super) fn settle(
         &self,
         flight: &Flight,
         index: usize,

@@ -167,6 +167,11 @@ impl Reader<'_> {
             .in_source(&self.engine.workers, || reader.read_pages(buffer, offset))
     }
 
+    /// Whether these bytes lie in the page cache.
+    pub(super) fn is_cached(&self, range: &Range<u64>) -> bool {
+        self.reader.as_ref().is_some_and(|reader| reader.is_cached(range))
+    }
+
     #[cfg(feature = "planted-faults")]
     pub(in crate::verify) fn file(&self) -> Option<&crate::source::SourceFile> {
         self.reader.as_ref().map(SourceReader::file)
