@@ -57,16 +57,17 @@ pub(super) fn bind(model: &SignedModel, memory: u64) -> Bound {
 }
 
 fn bind_with(model: &SignedModel, memory: u64, pin: Pin) -> Bound {
-    let engine = Engine::start(
-        Options {
-            memory: Some(memory),
-            threads: 8,
-            pin,
-            ..Options::default()
-        },
-        None,
-    )
-    .unwrap();
+    let options = Options {
+        memory: Some(memory),
+        threads: 8,
+        pin,
+        ..Options::default()
+    };
+    bind_as(model, options)
+}
+
+fn bind_as(model: &SignedModel, options: Options) -> Bound {
+    let engine = Engine::start(options, None).unwrap();
     let source = Arc::new(ModelDir::open(&model.path(), Links::Refuse).unwrap());
     let tie = |(id, file): (u32, TrustedFile)| {
         let size = source.size_of(file.path()).unwrap();

@@ -61,12 +61,20 @@ struct Stream {
     cut: bool,
 }
 
-/// A thread that sweeps.
+/// A thread that sweeps, for the case that it ends before it has found nothing left to do: what waits then ends without
+/// a verdict, unless other threads sweep.
 struct Sweeper<'a>(&'a Engine);
 
 impl Drop for Sweeper<'_> {
     fn drop(&mut self) {
-        self.0.sweeps.lock().sweeping -= 1;
+        let mut sweeps = self.0.sweeps.lock();
+        sweeps.sweeping -= 1;
+        let left = match sweeps.sweeping {
+            0 => std::mem::take(&mut sweeps.waiting),
+            _ => VecDeque::new(),
+        };
+        drop(sweeps);
+        drop(left);
     }
 }
 
@@ -106,12 +114,12 @@ impl Engine {
         if sweeps.sweeping < self.options.cores {
             sweeps.sweeping += 1;
             drop(sweeps);
-            self.sweep(&Sweeper(self), slot);
+            self.sweep(Sweeper(self), slot);
         }
         true
     }
 
-    fn sweep(&self, _: &Sweeper<'_>, slot: &Slot) {
+    fn sweep(&self, sweeper: Sweeper<'_>, slot: &Slot) {
         let Ok(Some(mut buffer)) = self.memory.buffer(LANES * PIECE_BYTES, Claim::Owed) else {
             return;
         };
@@ -132,10 +140,13 @@ impl Engine {
                     failed: None,
                 });
             }
-            drop(sweeps);
             if swept.is_empty() {
+                // Under the same lock: what is put up from now on finds this thread gone.
+                sweeps.sweeping -= 1;
+                std::mem::forget(sweeper);
                 return;
             }
+            drop(sweeps);
             self.sweep_on(&mut swept, buffer.bytes_mut(), slot);
             for mut over in swept.extract_if(.., |swept| swept.is_over()) {
                 self.sweeps.lock().swept -= 1;

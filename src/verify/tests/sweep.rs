@@ -2,21 +2,20 @@
 
 use super::*;
 
-/// The findings of a check of all resources, file by file, and how many bytes were hashed.
-fn check(model: &SignedModel) -> (Vec<(&'static str, usize)>, u64) {
+fn bind_to_check(model: &SignedModel, cores: usize) -> Bound {
     let options = Options {
         keep_tags: false,
         threads: 8,
         memory: Some(1 << 20),
+        cores,
         ..Options::default()
     };
-    let engine = Engine::start(options, None).unwrap();
-    let source = Arc::new(ModelDir::open(&model.path(), Links::Refuse).unwrap());
-    let tie = |(id, file): (u32, TrustedFile)| {
-        let size = source.size_of(file.path()).unwrap();
-        Arc::new(VerifiedFile::new(id, file, Arc::clone(&source), size))
-    };
-    let files: Vec<_> = (0..).zip(model.trusted().into_files()).map(tie).collect();
+    bind_as(model, options)
+}
+
+/// The findings of a check of all resources, file by file, and how many bytes were hashed.
+fn check(model: &SignedModel) -> (Vec<(&'static str, usize)>, u64) {
+    let Bound { engine, files } = bind_to_check(model, 2);
     let (sender, receiver) = channel();
     for (place, file) in files.iter().enumerate() {
         let sender = sender.clone();
@@ -113,17 +112,7 @@ fn a_file_that_is_cut_short_or_gone_while_others_are_swept_costs_only_itself() {
         if matches!(method, Method::Files) {
             resize(&longer, longer.1.len() + 1);
         }
-        let options = Options {
-            keep_tags: false,
-            ..Options::default()
-        };
-        let engine = Engine::start(options, None).unwrap();
-        let source = Arc::new(ModelDir::open(&model.path(), Links::Refuse).unwrap());
-        let tie = |(id, file): (u32, TrustedFile)| {
-            let size = source.size_of(file.path()).unwrap();
-            Arc::new(VerifiedFile::new(id, file, Arc::clone(&source), size))
-        };
-        let files: Vec<_> = (0..).zip(model.trusted().into_files()).map(tie).collect();
+        let Bound { engine, files } = bind_to_check(&model, 2);
         resize(&cut, cut.1.len() - 1);
         // What is left of it matches the signed digest; the size that was bound does not.
         resize(&longer, longer.1.len());
@@ -148,4 +137,28 @@ fn a_file_that_is_cut_short_or_gone_while_others_are_swept_costs_only_itself() {
             assert_eq!(word, want, "{method:?} {name}");
         }
     }
+}
+
+/// Each check is asked for at the moment when the thread that swept the one before finds nothing left to do.
+#[test]
+fn no_flight_is_left_behind_by_a_thread_that_ends_its_sweep() {
+    let names: Vec<_> = (0..3000).map(|n| format!("{n:04}")).collect();
+    let files: Vec<_> = names.iter().map(|name| (name.as_str(), vec![1; 2])).collect();
+    let model = SignedModel::new(&files, Algorithm::Sha256, Method::Shards(4096));
+    let Bound { engine, files } = bind_to_check(&model, 1);
+    std::thread::scope(|scope| {
+        for files in files.chunks(750) {
+            let engine = &engine;
+            scope.spawn(move || {
+                for file in files {
+                    let (sender, receiver) = channel();
+                    engine.verify(file, file.all_resources(), Haste::Some, move |result| {
+                        sender.send(result.is_ok()).unwrap();
+                    });
+                    let patience = std::time::Duration::from_secs(20);
+                    assert!(receiver.recv_timeout(patience).expect("it is answered"));
+                }
+            });
+        }
+    });
 }
