@@ -10,7 +10,10 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod damage;
+mod exchanged;
 mod named_files;
+mod surroundings;
 
 #[path = "../support/mod.rs"]
 mod support;

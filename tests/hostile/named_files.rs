@@ -87,10 +87,13 @@ const WAYS: [Way; 7] = [
     },
 ];
 
+/// Puts something at a path.
+type Place = fn(&Path);
+
 /// What stands where a file is expected.
 struct Kind {
     name: &'static str,
-    place: fn(&Path),
+    place: Place,
     code: fn(&Way) -> i32,
     said: &'static str,
 }
@@ -264,7 +267,7 @@ fn what_its_user_may_not_read_is_told() {
 fn a_model_that_is_no_folder_and_no_file_is_named() {
     let model = Signed::new(Layout::FILES, &[("a.bin", b"weights".to_vec())]);
     let point = new_mount_point(model.dir());
-    let cases: [(&str, fn(&Path), i32, &str); 4] = [
+    let cases: [(&str, Place, i32, &str); 4] = [
         ("fifo", make_fifo, 6, "/fifo: not a regular file but a FIFO"),
         (
             "device",
@@ -305,7 +308,7 @@ fn a_model_that_is_no_folder_and_no_file_is_named() {
 fn a_log_that_is_no_file_and_that_nobody_reads_refuses_the_mount() {
     let model = Signed::new(Layout::FILES, &[("a.bin", b"weights".to_vec())]);
     let point = new_mount_point(model.dir());
-    let cases: [(&str, fn(&Path), &str); 3] = [
+    let cases: [(&str, Place, &str); 3] = [
         ("fifo", make_fifo, "nobody reads it: start its reader first"),
         ("folder", |path| fs::create_dir(path).unwrap(), "Is a directory"),
         (
