@@ -45,6 +45,7 @@ pub use random::random_bytes;
 pub use sealed::Piece;
 pub use sealed::Sealed;
 pub use sealed::Unsealed;
+pub use sealed::has_huge_memory_files;
 
 #[cfg(feature = "planted-faults")]
 mod attempt;

@@ -144,8 +144,9 @@ def cold_shards(bench, models):
 # Hot
 
 def hot_case(bench, models, name, what, unit, figure, least_of_relay=None, least_of_native=None, options=()):
-    """The same way of reading three times, each from its own page cache, filled right before: read twice, for the second
-    time a page is read the kernel moves it to another list, which takes as long as copying half of it."""
+    """The same way of reading three times, each from its own page cache, which is emptied and filled anew in every round:
+    how fast it is depends on which pages the kernel hands out. It is read twice more first, for the second time a page is
+    read the kernel moves it to another list, which takes as long as copying half of it."""
     model = models.one
     with bench.mounted(model, *options) as (mount, _), bench.relayed(model, like=mount) as (relay, _):
         bench.warm(model.within(mount))
@@ -154,6 +155,9 @@ def hot_case(bench, models, name, what, unit, figure, least_of_relay=None, least
 
         def subject(files):
             def run():
+                if "--pin" not in options:
+                    bench.evict(files)
+                    bench.warm(files)
                 bench.warm(files)
                 bench.warm(files)
                 return figure(str(files[0]))
@@ -217,19 +221,11 @@ def hot_pinned(bench, models):
         ("touch", "one byte of each mapped page", "GB/s", mapped_rate(bench, "touch"), None),
         ("random-4k", "4 KiB at random", "k/s", random_rate(bench), None),
     ]
-
-    def rows(name, chosen):
-        return [
-            row
-            for way, what, unit, figure, least in chosen
-            for row in hot_case(bench, models, f"{name}-{way}", what, unit, figure, None, least, options)
-        ]
-
-    found = rows("hot-pinned", ways)
-    with bench.huge_memory_files() as huge:
-        if huge:
-            found += rows("hot-pinned-huge", ways[:2])
-    return found
+    return [
+        row
+        for way, what, unit, figure, least in ways
+        for row in hot_case(bench, models, f"hot-pinned-{way}", what, unit, figure, None, least, options)
+    ]
 
 
 @case

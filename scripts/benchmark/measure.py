@@ -189,27 +189,6 @@ class Bench:
         with self._served(command) as served:
             yield served
 
-    @contextlib.contextmanager
-    def huge_memory_files(self):
-        """Lets memory files have huge pages meanwhile, where root may say so and the system does not by itself; yields
-        whether that changed anything."""
-        knob = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-        try:
-            before = re.search(r"\[(\w+)\]", knob.read_text())[1]
-            if before not in ("never", "deny"):
-                yield False
-                return
-            knob.write_text("advise")
-        except (OSError, TypeError) as e:
-            self.notice(f"memory files could not be given huge pages: {e}")
-            yield False
-            return
-        self.notice(f"{knob} was set from {before} to advise for the rows hot-pinned-huge, and back")
-        try:
-            yield True
-        finally:
-            knob.write_text(before)
-
     def status(self, folder):
         """What a mount says of itself."""
         return json.loads(self.output(self.binary, "status", "--json", folder))

@@ -78,14 +78,6 @@ pub(super) enum Half {
 /// How often at most the service manager hears of progress.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the system says whether a memory file may have huge pages (admin-guide/mm/transhuge).
-const MEMORY_FILE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-
-fn memory_files_have_small_pages() -> bool {
-    let says = std::fs::read_to_string(MEMORY_FILE_PAGES).unwrap_or_default();
-    says.contains("[never]") || says.contains("[deny]")
-}
-
 /// How far the kernel reads ahead on a mount, in KiB, where it may be raised: 32 times what it does by itself, for a reader that
 /// goes on gets twice the speed then. More gains nothing.
 const READ_AHEAD_KIB: u32 = 4096;
@@ -149,7 +141,7 @@ pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsStrin
         },
         ..model::options(&args.limits)
     };
-    let small_pages = args.serve.pin != PinWhich::Off && memory_files_have_small_pages();
+    let small_pages = args.serve.pin != PinWhich::Off && !sys::has_huge_memory_files();
     let sandbox = confine(args, opened.source())?;
     let run = || {
         let tree = prepare(args, json, (opened, options), manager.as_deref())?;
@@ -160,8 +152,8 @@ pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsStrin
         }
         if small_pages {
             ::log::info!(
-                "pinned files will lie in pages of 4 KiB, because {MEMORY_FILE_PAGES} says never; with advise there they \
-                 are read faster"
+                "pinned files will lie in small pages and be read more slowly: the kernel makes no huge ones of memory files \
+                 (it does since Linux 6.1, unless /sys/kernel/mm/transparent_hugepage/shmem_enabled says deny)"
             );
         }
         serve(tree, args, json, (attachment, sandbox), log, manager.as_ref())

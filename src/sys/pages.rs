@@ -6,8 +6,10 @@ use std::ops::Deref;
 use std::ops::DerefMut;
 use std::ptr::NonNull;
 
+use rustix::mm::Advice;
 use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
+use rustix::mm::madvise;
 use rustix::mm::mmap_anonymous;
 use rustix::mm::munmap;
 
@@ -17,20 +19,9 @@ pub const PAGE_BYTES: usize = 4096;
 /// Size of a huge page in bytes (x86-64, and AArch64 with small pages). Elsewhere it is only an alignment.
 pub const HUGE_PAGE_BYTES: usize = 2 * 1024 * 1024;
 
-/// Pages of our own, zero at first. Buffers of a huge page and more lie where the system can give one, but do not ask for it:
-/// under a hypervisor that takes free memory back (balloon free page reporting), a fresh huge page cost three times what
-/// five hundred small ones did, and for a buffer that is used again neither matters.
-pub struct Pages {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: the mapping is private to this value, like the memory of a `Vec<u8>`.
-#[allow(unsafe_code, reason = "a pointer into memory that nobody else has")]
-unsafe impl Send for Pages {}
-// SAFETY: shared references only read.
-#[allow(unsafe_code, reason = "a pointer into memory that nobody else has")]
-unsafe impl Sync for Pages {}
+/// Pages of our own, zero at first. Buffers of a huge page and more ask for such: a direct read into one is a single request
+/// to the device, where scattered small pages make several (docs/decisions/0009 has what that gains).
+pub struct Pages(Map);
 
 impl Pages {
     /// At least so many bytes, rounded up to whole pages.
@@ -38,6 +29,37 @@ impl Pages {
     /// # Errors
     /// When the system has no memory.
     pub fn new(bytes: usize) -> io::Result<Self> {
+        let map = Map::new(bytes)?;
+        if map.bytes >= HUGE_PAGE_BYTES {
+            // SAFETY: it changes how these pages lie in memory, and nothing else.
+            #[allow(unsafe_code, reason = "an advice")]
+            let advised = unsafe { madvise(map.start.as_ptr().cast(), map.bytes, Advice::LinuxHugepage) };
+            // Only faster; a system without huge pages says no.
+            let _ = advised;
+        }
+        Ok(Self(map))
+    }
+}
+
+/// A mapping that ends with this value, which alone knows it. One of a huge page and more begins where a huge page can.
+pub(super) struct Map {
+    pub(super) start: NonNull<u8>,
+    pub(super) bytes: usize,
+}
+
+// SAFETY: the mapping belongs to this value, like the memory of a `Vec<u8>`.
+#[allow(unsafe_code, reason = "a pointer into memory that nobody else has")]
+unsafe impl Send for Map {}
+// SAFETY: the map itself reads and writes nothing.
+#[allow(unsafe_code, reason = "a pointer into memory that nobody else has")]
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// At least so many bytes of private memory, rounded up to whole pages; zero, and not there before they are used.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub(super) fn new(bytes: usize) -> io::Result<Self> {
         let bytes = bytes
             .max(1)
             .checked_next_multiple_of(rustix::param::page_size().max(PAGE_BYTES))
@@ -82,6 +104,16 @@ impl Pages {
     }
 }
 
+impl Drop for Map {
+    fn drop(&mut self) {
+        let start: *mut c_void = self.start.as_ptr().cast();
+        // SAFETY: this value alone knows the mapping, and ends with it; whoever hands out pieces drops it after them.
+        #[allow(unsafe_code, reason = "unmapping memory")]
+        let unmapped = unsafe { munmap(start, self.bytes) };
+        debug_assert!(unmapped.is_ok(), "a mapping of ours can be unmapped");
+    }
+}
+
 impl Deref for Pages {
     type Target = [u8];
 
@@ -90,7 +122,7 @@ impl Deref for Pages {
         // whoever could write to them holds `self` exclusively.
         #[allow(unsafe_code, reason = "the pages as a slice")]
         unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr(), self.bytes)
+            std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.bytes)
         }
     }
 }
@@ -100,24 +132,14 @@ impl DerefMut for Pages {
         // SAFETY: as for reading; `self` is borrowed exclusively.
         #[allow(unsafe_code, reason = "the pages as a slice")]
         unsafe {
-            std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes)
+            std::slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.bytes)
         }
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        let start: *mut c_void = self.start.as_ptr().cast();
-        // SAFETY: this value alone knows the mapping, and ends with it.
-        #[allow(unsafe_code, reason = "unmapping memory")]
-        let unmapped = unsafe { munmap(start, self.bytes) };
-        debug_assert!(unmapped.is_ok(), "a mapping of ours can be unmapped");
     }
 }
 
 impl std::fmt::Debug for Pages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pages({} bytes)", self.bytes)
+        write!(f, "Pages({} bytes)", self.0.bytes)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Files in memory that are filled through one mapping, in pieces, and then can never change.
+//!
+//! They lie in huge pages where the kernel can make such: it copies twice as fast out of these. By itself it gives a memory
+//! file none as long as `shmem_enabled` says `never`, its default (admin-guide/mm/transhuge); asked with `MADV_COLLAPSE`
+//! (madvise(2), Linux 6.1) it does, and a piece of which one page is there costs no copy.
 
-use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
@@ -16,14 +19,27 @@ use rustix::fs::MemfdFlags;
 use rustix::fs::SealFlags;
 use rustix::fs::fcntl_add_seals;
 use rustix::fs::memfd_create;
-use rustix::mm::Advice;
 use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
-use rustix::mm::madvise;
 use rustix::mm::mmap;
-use rustix::mm::munmap;
 
+use super::HUGE_PAGE_BYTES;
 use super::PAGE_BYTES;
+use super::pages::Map;
+
+/// Advice to lay a range in huge pages now (`asm-generic/mman-common.h`).
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// Whether files in memory can lie in huge pages here.
+pub fn has_huge_memory_files() -> bool {
+    let bytes = HUGE_PAGE_BYTES;
+    let file = u64::try_from(bytes).map(Unsealed::new);
+    let piece = file
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|file| file.piece(0, bytes));
+    piece.is_some_and(|piece| piece.make_huge())
+}
 
 /// A file in memory while it is filled.
 pub struct Unsealed {
@@ -36,28 +52,6 @@ struct Pieces {
     map: Option<Map>,
     /// The pieces that somebody has now, in whole pages.
     taken: Vec<Range<usize>>,
-}
-
-struct Map {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: the mapping belongs to this value, and pieces of it are handed out to one owner at a time.
-#[allow(unsafe_code, reason = "a pointer into memory that nobody else has")]
-unsafe impl Send for Map {}
-// SAFETY: as above; the map itself reads and writes nothing.
-#[allow(unsafe_code, reason = "a pointer into memory that nobody else has")]
-unsafe impl Sync for Map {}
-
-impl Drop for Map {
-    fn drop(&mut self) {
-        let start: *mut c_void = self.start.as_ptr().cast();
-        // SAFETY: this value alone knows the mapping, and it is dropped only while nobody has a piece of it.
-        #[allow(unsafe_code, reason = "unmapping memory")]
-        let unmapped = unsafe { munmap(start, self.bytes) };
-        debug_assert!(unmapped.is_ok(), "a mapping of ours can be unmapped");
-    }
 }
 
 impl Unsealed {
@@ -73,32 +67,24 @@ impl Unsealed {
             // Makes the file as long as that without filling it.
             file.write_all_at(&[0], last)?;
         }
-        let page = rustix::param::page_size().max(PAGE_BYTES);
-        let bytes = bytes
-            .max(1)
-            .checked_next_multiple_of(page)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists. Of the file behind
-        // it this value alone has the descriptor, so its length stays and nobody else writes.
+        let map = Map::new(bytes)?;
+        // SAFETY: the mapping takes the place of one of the same length that nobody else knows. Of the file behind it
+        // this value alone has the descriptor, so its length stays and nobody else writes.
         #[allow(unsafe_code, reason = "mapping a file of our own in memory, never a source")]
-        let start = unsafe {
-            let start = mmap(
-                std::ptr::null_mut(),
-                bytes,
+        unsafe {
+            mmap(
+                map.start.as_ptr().cast(),
+                map.bytes,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
+                MapFlags::SHARED | MapFlags::FIXED,
                 &file,
                 0,
             )?;
-            // Only faster; a system without huge pages says no.
-            let _ = madvise(start, bytes, Advice::LinuxHugepage);
-            start
-        };
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        }
         Ok(Arc::new(Self {
             file,
             pieces: Mutex::new(Pieces {
-                map: Some(Map { start, bytes }),
+                map: Some(map),
                 taken: Vec::new(),
             }),
         }))
@@ -124,11 +110,13 @@ impl Unsealed {
         let start = unsafe { map.start.add(range.start) };
         pieces.taken.push(range.clone());
         drop(pieces);
-        Some(Piece {
+        let piece = Piece {
             of: Arc::clone(self),
             range,
             start,
-        })
+        };
+        piece.make_huge();
+        Some(piece)
     }
 
     /// Makes it unchangeable, for everybody and for ever.
@@ -170,6 +158,22 @@ unsafe impl Send for Piece {}
 unsafe impl Sync for Piece {}
 
 impl Piece {
+    /// Puts it into huge pages if it covers such; `false` where it stays in small ones, which only is slower.
+    fn make_huge(&self) -> bool {
+        let whole = |at: usize| at.is_multiple_of(HUGE_PAGE_BYTES);
+        if self.is_empty() || !whole(self.range.start) || !whole(self.range.len()) {
+            return false;
+        }
+        for page in self.chunks(HUGE_PAGE_BYTES) {
+            // The kernel collapses nothing of which it has no page yet.
+            std::hint::black_box(page.first().copied());
+        }
+        // SAFETY: it changes how these bytes lie in memory, and neither them nor their addresses.
+        #[allow(unsafe_code, reason = "an advice that rustix does not know")]
+        let done = unsafe { libc::madvise(self.start.as_ptr().cast(), self.range.len(), MADV_COLLAPSE) };
+        done == 0
+    }
+
     /// Whether it is a part of this file.
     pub fn is_of(&self, file: &Arc<Unsealed>) -> bool {
         Arc::ptr_eq(&self.of, file)
@@ -265,6 +269,45 @@ mod tests {
                 && sealed.set_len(1).is_err()
                 && sealed.set_len(1 << 20).is_err()
         );
+    }
+
+    #[test]
+    fn a_piece_lies_in_huge_pages_where_the_kernel_makes_them_and_keeps_what_it_has() {
+        let length = 2 * HUGE_PAGE_BYTES + PAGE_BYTES;
+        let file = Unsealed::new(u64::try_from(length).unwrap()).unwrap();
+        let mut piece = file.piece(0, 2 * HUGE_PAGE_BYTES).unwrap();
+        assert!(piece.iter().all(|&byte| byte == 0));
+        piece.fill(7);
+        let is_huge = piece.make_huge();
+        assert!(piece.iter().all(|&byte| byte == 7));
+        let tail = u64::try_from(2 * HUGE_PAGE_BYTES).unwrap();
+        assert!(!file.piece(tail, PAGE_BYTES).unwrap().make_huge());
+
+        let start = piece.as_ptr().addr();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let ours = maps
+            .split_once(&format!("{start:x}-"))
+            .expect("the mapping is listed")
+            .1;
+        let huge = ours
+            .lines()
+            .find(|line| line.starts_with("ShmemPmdMapped:"))
+            .unwrap();
+        let kib = if is_huge { 4096 } else { 0 };
+        assert!(huge.ends_with(&format!(" {kib} kB")), "{huge}, and {is_huge}");
+
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release
+            .split('.')
+            .map(|number| number.parse::<u32>().unwrap_or(0));
+        let is_new = (numbers.next(), numbers.next()) >= (Some(6), Some(1));
+        let knob = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+        if is_new && knob.is_ok_and(|says| !says.contains("[deny]")) {
+            // Memory may be in too small pieces for a moment.
+            assert!((0..10).any(|_| has_huge_memory_files()));
+        } else {
+            println!("LEFT OUT: this kernel makes no huge pages of memory files");
+        }
     }
 
     #[test]

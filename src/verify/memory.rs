@@ -282,6 +282,25 @@ impl Inner {
         unused
     }
 
+    /// Takes out idle buffers of other sizes, for the caller to drop, until one more of this size may lie idle: what is wanted
+    /// now is wanted again, and what a first pass has left is not.
+    fn make_idle_room(&mut self, class: usize, bytes: u64, limit: u64) -> Vec<Pages> {
+        let mut unused = Vec::new();
+        while !self.may_idle(bytes, limit) {
+            let others = self
+                .idle
+                .iter_mut()
+                .enumerate()
+                .filter(|(other, _)| *other != class);
+            let Some(pages) = others.rev().find_map(|(_, idle)| idle.pop()) else {
+                break;
+            };
+            self.idle_bytes -= u64::try_from(pages.len()).unwrap_or(0);
+            unused.push(pages);
+        }
+        unused
+    }
+
     /// Lets the oldest blocks go until so many bytes are free; `false` when what is in use leaves no such room.
     fn make_room(&mut self, wanted: u64, limit: u64, dropped: &mut Vec<Arc<VerifiedBlock>>) -> bool {
         let mut freed = 0;
@@ -415,15 +434,21 @@ impl Drop for Buffer {
             .as_ref()
             .map_or(0, |pages| u64::try_from(pages.len()).unwrap_or(0));
         let limit = self.memory.limit.load(Ordering::Relaxed);
-        if inner.may_idle(bytes, limit)
-            && let Some(idle) = self.class.and_then(|class| inner.idle.get_mut(class))
+        let mut unused = Vec::new();
+        if let Some(class) = self.class
+            && pages.is_some()
         {
-            idle.extend(pages.take());
-            inner.idle_bytes += bytes;
+            unused = inner.make_idle_room(class, bytes, limit);
+            if inner.may_idle(bytes, limit)
+                && let Some(idle) = inner.idle.get_mut(class)
+            {
+                idle.extend(pages.take());
+                inner.idle_bytes += bytes;
+            }
         }
         // Giving memory back to the system takes its time.
         drop(inner);
-        drop(pages);
+        drop((pages, unused));
     }
 }
 
@@ -431,4 +456,28 @@ impl Drop for Buffer {
 pub(super) fn window(position: u64, end: u64, size: u64) -> Range<u64> {
     let next = (position / size + 1).saturating_mul(size);
     position..end.min(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_of_a_size_that_is_wanted_now_lie_idle_in_place_of_others() {
+        let memory = Memory::new(0);
+        let take = |bytes| memory.buffer(bytes, Claim::Owed).unwrap().unwrap();
+        let idle = |class: usize| memory.0.inner.lock().idle.get(class).map(Vec::len);
+        let many: Vec<_> = (0..8).map(|_| take(HUGE_PAGE_BYTES)).collect();
+        drop(many);
+        assert_eq!(
+            idle(4),
+            Some(4),
+            "8 MiB may lie idle beside a budget that is spent"
+        );
+        drop(take(HUGE_PAGE_BYTES / 2));
+        assert_eq!((idle(3), idle(4)), (Some(1), Some(3)));
+        drop(take(HUGE_PAGE_BYTES / 2));
+        assert_eq!((idle(3), idle(4)), (Some(1), Some(3)), "it was used again");
+        assert_eq!(memory.0.inner.lock().idle_bytes, 7 * 1024 * 1024);
+    }
 }
