@@ -1,6 +1,9 @@
 //! Policies that are understood as a whole, and everything that refuses one.
 
+use super::error::scope_of;
 use super::*;
+use crate::path::Escaped;
+use std::error::Error;
 use std::fs;
 use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt as _;
