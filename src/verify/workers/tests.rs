@@ -2,10 +2,13 @@
 
 use std::sync::mpsc::channel;
 
+use super::jobs::MAX_THREADS_PER_FILE;
 use super::*;
 use crate::digest::Algorithm;
 use crate::testing::Method;
 use crate::testing::SignedModel;
+use crate::verify::file::Demand;
+use crate::verify::flight::Flight;
 use crate::verify::memory::Claim;
 use crate::verify::tests::bind;
 
