@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -105,7 +106,9 @@ impl ModelDir {
                 _ => return Err(here(What::NotRegular("no file name"))),
             }
         } else {
-            return Err(here(What::NotRegular("neither a directory nor a regular file")));
+            return Err(here(What::NotRegular(kind_name(FileType::from_raw_mode(
+                kind.mode(),
+            )))));
         };
         Ok(Self {
             path,
