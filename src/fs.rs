@@ -348,18 +348,14 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
     }
 }
 
-/// A page of the cache is filled whole or not at all. Where shards are smaller than a page, one that differs
-/// would take its neighbours' bytes with it, so such a file is not cached.
 fn caching(file: &VerifiedFile) -> Caching {
     if !file.may_be_cached() {
         return Caching::Afresh;
     }
-    match (file.pinned(), file.content()) {
-        (Some(number), _) => Caching::Pinned(number),
-        (None, SignedContent::Shards(shards)) if shards.shard_size() < u64::from(BLOCK_BYTES) => {
-            Caching::Bypass
-        }
-        (None, SignedContent::Shards(_) | SignedContent::Whole(_)) => Caching::Keep,
+    match file.pinned() {
+        Some(number) => Caching::Pinned(number),
+        None if file.is_cacheable() => Caching::Keep,
+        None => Caching::Bypass,
     }
 }
 

@@ -30,6 +30,7 @@ use modelfs::trust::TrustAnchors;
 use modelfs::trust::TrustError;
 use modelfs::trust::TrustErrorKind;
 use modelfs::trust::UnixTime;
+use modelfs::trust::keyless::MAX_KEYLESS_PAYLOAD_BYTES;
 use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::KeyUsagePurpose;
 use serde_json::Value;
@@ -151,13 +152,18 @@ fn each_curve_of_the_format_signs_keyless_too() {
         };
         assert!(verdict(&anchors, &instance.sign(&order, &payload())).is_ok());
     }
-    // A P-521 key signs with SHA-512 here, and the crate that checks the evidence does not know it: refused, not waved
-    // through.
+    // The crate that checks the evidence does not know P-521: refused, not waved through.
     let order = Order {
         curve: &rcgen::PKCS_ECDSA_P521_SHA512,
         ..Order::good()
     };
-    assert!(verdict(&anchors, &instance.sign(&order, &payload())).is_err());
+    refused(
+        &anchors,
+        &instance.sign(&order, &payload()),
+        TrustErrorKind::Signer,
+        "the signer's key is on P-521, which is not taken for keyless signatures: sign with a key on P-256 or P-384",
+        "P-521",
+    );
     let order = Order {
         curve: &rcgen::PKCS_ED25519,
         ..Order::good()
@@ -169,6 +175,25 @@ fn each_curve_of_the_format_signs_keyless_too() {
         TrustErrorKind::Signer,
         "not trusted",
         "Ed25519",
+    );
+}
+
+#[test]
+fn a_keyless_payload_is_limited() {
+    let instance = Instance::new();
+    let anchors = trusting(&instance, &[(IDENTITY, ISSUER)]);
+    // White space behind the statement makes it no other statement.
+    let mut long = payload();
+    long.resize(MAX_KEYLESS_PAYLOAD_BYTES, b' ');
+    let verified = verdict(&anchors, &instance.sign(&Order::good(), &long));
+    assert!(verified.is_ok(), "{verified:?}");
+    long.push(b' ');
+    refused(
+        &anchors,
+        &instance.sign(&Order::good(), &long),
+        TrustErrorKind::Bundle,
+        "the payload has 67108865 bytes, more than the 67108864 of a keyless bundle: sign it with a key or a certificate",
+        "one byte more",
     );
 }
 

@@ -57,7 +57,11 @@ pub(super) fn verify(anchors: &TrustAnchors, bundle: &BundleFile) -> Result<Trus
 /// Reads what the arguments, or else a policy, trust for this place.
 pub(super) fn load(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
     if let Some(policy) = &args.policy {
-        return from_policy(policy, place);
+        return from_policy(policy, place).map_err(|e| match e {
+            // It was misnamed, as a key can be; one that was found where policies are looked for is broken.
+            PolicyError::File(FileError::NotRegular { .. }) => Failure::of(Exit::Usage, &e),
+            _ => Failure::of(Exit::PolicyRefuses, &e),
+        });
     }
     let keys = !args.public_key.is_empty() || !args.certificate_chain.is_empty();
     for (given, option, in_policy) in [
@@ -78,7 +82,7 @@ pub(super) fn load(args: &TrustArgs, place: &ModelLocation) -> Result<TrustAncho
     }
     let places = PolicyPlaces::from_environment();
     match places.find() {
-        Some(policy) => from_policy(&policy, place),
+        Some(policy) => from_policy(&policy, place).map_err(|e| Failure::of(Exit::PolicyRefuses, &e)),
         None => Err(nothing_trusted(&places)),
     }
 }
@@ -98,10 +102,9 @@ fn nothing_trusted(places: &PolicyPlaces) -> Failure {
     )
 }
 
-fn from_policy(path: &Path, place: &ModelLocation) -> Result<TrustAnchors, Failure> {
-    let refused = |e: PolicyError| Failure::of(Exit::PolicyRefuses, &e);
-    let policy = Policy::load(path, place).map_err(refused)?;
-    let rule = policy.rule_for(place).map_err(refused)?;
+fn from_policy(path: &Path, place: &ModelLocation) -> Result<TrustAnchors, PolicyError> {
+    let policy = Policy::load(path, place)?;
+    let rule = policy.rule_for(place)?;
     Ok(rule.anchors().clone())
 }
 
@@ -211,12 +214,13 @@ fn read(path: &Path, place: &ModelLocation) -> Result<TrustFile, Failure> {
     TrustFile::read_named(path, place).map_err(|e| {
         let exit = match e {
             FileError::Io { .. } => Exit::Io,
-            FileError::NotRegular { .. }
-            | FileError::ForeignOwner { .. }
+            FileError::NotRegular { .. } => Exit::Usage,
+            // No key and no certificate is as large as that.
+            FileError::TooLarge { .. } => Exit::NotTrusted,
+            FileError::ForeignOwner { .. }
             | FileError::Writable { .. }
             | FileError::FolderWritable { .. }
-            | FileError::InsideModel { .. }
-            | FileError::TooLarge { .. } => Exit::PolicyRefuses,
+            | FileError::InsideModel { .. } => Exit::PolicyRefuses,
         };
         Failure::of(exit, &e)
     })

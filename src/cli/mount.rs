@@ -9,6 +9,7 @@ use std::io;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -237,10 +238,20 @@ fn in_background(arguments: &[OsString], handed: Option<&HandedOver>) -> Result<
 }
 
 fn open_log(path: &Path) -> Result<File, Failure> {
-    File::options().create(true).append(true).open(path).map_err(|e| {
+    // Opening a FIFO that nobody reads would wait for a reader, and so would a line that finds it full.
+    let opened = File::options()
+        .create(true)
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path);
+    opened.map_err(|e| {
+        let why = match e.raw_os_error() {
+            Some(libc::ENXIO) => "nobody reads it: start its reader first, or name a file".to_owned(),
+            _ => e.to_string(),
+        };
         Failure::new(
             Exit::Io,
-            format!("the log {} cannot be written: {e}", shown(path)),
+            format!("the log {} cannot be written: {why}", shown(path)),
         )
     })
 }

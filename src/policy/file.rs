@@ -347,7 +347,9 @@ impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { path, .. } => write!(f, "{} cannot be read", shown(path)),
-            Self::NotRegular { path } => write!(f, "{} is not a regular file", shown(path)),
+            Self::NotRegular { path } => {
+                write!(f, "{} is not a regular file: name the file itself", shown(path))
+            }
             Self::ForeignOwner { path, at, uid } => {
                 write!(f, "{} is not safe to trust: ", shown(path))?;
                 if at == path {
@@ -491,6 +493,8 @@ mod tests {
                 "/{name} is not safe to trust: others may write to /open (mode 0777), run chmod go-w /open"
             )
         };
+        let irregular =
+            ["fifo", "sticky"].map(|name| format!("/{name} is not a regular file: name the file itself"));
         let opens = ["open/good", "open/../good", "through-open"].map(open);
         let cases = [
             ("good", "ok".to_owned(), "ok"),
@@ -516,8 +520,8 @@ mod tests {
                     .to_owned(),
                 "ok",
             ),
-            ("fifo", "/fifo is not a regular file".to_owned(), "/fifo is not a regular file"),
-            ("sticky", "/sticky is not a regular file".to_owned(), "/sticky is not a regular file"),
+            ("fifo", irregular[0].clone(), &irregular[0]),
+            ("sticky", irregular[1].clone(), &irregular[1]),
             ("gone", "/gone cannot be read".to_owned(), "/gone cannot be read"),
             ("good/x", "/good/x cannot be read".to_owned(), "/good/x cannot be read"),
         ];

@@ -34,6 +34,7 @@ use crate::trust::chain::ProfiledLeaf;
 use crate::trust::dsse::Envelope;
 use crate::trust::evidence::EntryKind;
 use crate::trust::evidence::LogEntry;
+use crate::trust::key::Curve;
 use crate::trust::quoted;
 use crate::trust::time::SigningTime;
 use crate::trust::time::TimeProof;
@@ -97,6 +98,10 @@ pub(super) fn verify(
     root_digest: [u8; 32],
     now: UnixTime,
 ) -> Result<(Signer, SigningTime), KeylessError> {
+    // The crate cannot check such a signature, and says of the certificate that it is malformed.
+    if leaf.key().curve() == Curve::P521 {
+        return Err(KeylessError::P521);
+    }
     let name = only_name(leaf)?;
     let bundle = brought.bundle()?;
     let mut refusal = None;
@@ -336,6 +341,8 @@ pub enum KeylessError {
         /// Its length in bytes.
         bytes: usize,
     },
+    /// The certificate is for a key on P-521.
+    P521,
     /// The certificate does not keep the profile, or not at a time at which it signed.
     Leaf(ChainError),
     /// The certificate has not exactly one name that is an email address or a URI.
@@ -399,6 +406,10 @@ impl fmt::Display for KeylessError {
             Self::TooLarge { bytes } => write!(
                 f,
                 "the payload has {bytes} bytes, more than the {MAX_KEYLESS_PAYLOAD_BYTES} of a keyless bundle: sign it with a key or a certificate"
+            ),
+            Self::P521 => write!(
+                f,
+                "the signer's key is on P-521, which is not taken for keyless signatures: sign with a key on P-256 or P-384"
             ),
             Self::Leaf(cause) => write!(f, "the signer's certificate is not trusted: {cause}"),
             Self::Names { found } => {
