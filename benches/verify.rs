@@ -33,6 +33,7 @@ use modelfs::trust::Bundle;
 use modelfs::trust::PublicKey;
 use modelfs::trust::TrustAnchors;
 use modelfs::trust::UnixTime;
+use modelfs::verify::Asker;
 use modelfs::verify::Engine;
 use modelfs::verify::Options;
 use signing::Layout;
@@ -125,7 +126,7 @@ fn read_all(fs: &ModelFs) {
     let (answered, answers) = channel();
     let ask = |offset: u32| {
         let answered = answered.clone();
-        fs.read(inode, offset.into(), READ_BYTES, move |result| {
+        fs.read(inode, offset.into(), READ_BYTES, Asker(0), move |result| {
             answered.send(result.map(|bytes| bytes.as_slice().len())).unwrap();
         });
     };

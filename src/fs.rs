@@ -16,6 +16,7 @@ use crate::tree::Content;
 use crate::tree::ModelTree;
 use crate::tree::Node;
 use crate::tree::ROOT;
+use crate::verify::Asker;
 use crate::verify::Pin;
 use crate::verify::ReadError;
 use crate::verify::State;
@@ -218,12 +219,14 @@ impl ModelFs {
         }
     }
 
-    /// Reads from an open file: all bytes asked for up to the file's end, or an error; never fewer.
+    /// Reads from an open file: all bytes asked for up to the file's end, or an error; never fewer. An asker that does not
+    /// heed the error hears it late.
     pub fn read(
         &self,
         inode: u64,
         offset: u64,
         len: u32,
+        asker: Asker,
         done: impl FnOnce(Result<Served<'_>, Error>) + Send + 'static,
     ) {
         match self.node(inode).map(Node::content) {
@@ -233,7 +236,7 @@ impl ModelFs {
             Ok(Content::File(file)) => {
                 self.tree
                     .engine()
-                    .read(file, offset, len.into(), move |result| match result {
+                    .read(file, offset, len.into(), asker, move |result| match result {
                         Ok(bytes) => done(Ok(Served(bytes.as_slice()))),
                         Err(e) => done(Err(Error::Read(e))),
                     });
@@ -345,18 +348,14 @@ fn attributes(inode: u64, node: &Node) -> Attributes {
     }
 }
 
-/// A page of the cache is filled whole or not at all. Where shards are smaller than a page, one that differs
-/// would take its neighbours' bytes with it, so such a file is not cached.
 fn caching(file: &VerifiedFile) -> Caching {
     if !file.may_be_cached() {
         return Caching::Afresh;
     }
-    match (file.pinned(), file.content()) {
-        (Some(number), _) => Caching::Pinned(number),
-        (None, SignedContent::Shards(shards)) if shards.shard_size() < u64::from(BLOCK_BYTES) => {
-            Caching::Bypass
-        }
-        (None, SignedContent::Shards(_) | SignedContent::Whole(_)) => Caching::Keep,
+    match file.pinned() {
+        Some(number) => Caching::Pinned(number),
+        None if file.is_cacheable() => Caching::Keep,
+        None => Caching::Bypass,
     }
 }
 

@@ -58,6 +58,7 @@ use crate::fs::Error;
 use crate::fs::Kind;
 use crate::fs::ModelFs;
 use crate::sys;
+use crate::verify::Asker;
 
 /// How long the kernel may remember names and confirmed attributes: the tree is frozen, so as long as it
 /// likes.
@@ -238,7 +239,7 @@ impl Filesystem for FuseAdapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         inode: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -248,10 +249,12 @@ impl Filesystem for FuseAdapter {
         reply: ReplyData,
     ) {
         contain("read", || {
-            self.fs.read(inode.0, offset, size, move |result| match result {
-                Ok(bytes) => reply.data(bytes.as_slice()),
-                Err(e) => reply.error(errno(&e)),
-            });
+            let asker = Asker(request.pid());
+            self.fs
+                .read(inode.0, offset, size, asker, move |result| match result {
+                    Ok(bytes) => reply.data(bytes.as_slice()),
+                    Err(e) => reply.error(errno(&e)),
+                });
         });
     }
 

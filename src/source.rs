@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -176,6 +177,7 @@ impl ModelDir {
             file,
             direct,
             refuses_direct: AtomicBool::new(false),
+            was_cached: AtomicBool::new(false),
             size,
             traffic: Arc::clone(&self.traffic),
         })
@@ -240,6 +242,8 @@ pub struct SourceFile {
     direct: Option<File>,
     /// Whether the file system took the flag and then refused such a read.
     refuses_direct: AtomicBool,
+    /// Whether the page cache had all of the last read.
+    was_cached: AtomicBool,
     size: u64,
     traffic: Arc<Counted>,
 }
@@ -252,7 +256,8 @@ impl SourceFile {
 
     /// Reads into a page-aligned buffer of ours until it is full or the file ends; returns how much it read. The length
     /// and the offset are multiples of [`sys::PAGE_BYTES`]. What the page cache does not have is read past it, or
-    /// dropped from it behind us: every byte of a model is read once, and lies in the mount's own page cache then.
+    /// dropped from it behind us: every byte of a model is read once, and lies in the mount's own page cache then. What
+    /// it has already is for the caller to [let go](Self::let_go).
     ///
     /// # Errors
     /// What the file system says.
@@ -260,8 +265,9 @@ impl SourceFile {
         let bytes = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
         let range = offset..offset.saturating_add(bytes).min(self.size);
         let wanted = range.end.saturating_sub(range.start);
-        let cached = sys::cached_bytes(&self.file, &range);
-        if cached.is_some_and(|cached| cached >= wanted) {
+        let is_cached = self.is_cached(&range);
+        self.was_cached.store(is_cached, Ordering::Relaxed);
+        if is_cached {
             return counted(&self.traffic.cached, fill(&self.file, buffer, offset));
         }
         if let Some(direct) = &self.direct
@@ -281,17 +287,28 @@ impl SourceFile {
             }
         }
         let read = counted(&self.traffic.buffered, fill(&self.file, buffer, offset));
-        if self.size >= MIN_DIRECT_BYTES {
-            let len = NonZeroU64::new(wanted);
-            // Only a hint: what stays in the cache costs memory and nothing else.
-            let _ = rustix::fs::fadvise(&self.file, offset, len, rustix::fs::Advice::DontNeed);
-        }
+        self.let_go(&range);
         read
     }
 
+    /// Whether the page cache had all of the last read.
+    pub fn was_cached(&self) -> bool {
+        self.was_cached.load(Ordering::Relaxed)
+    }
+
+    /// Drops these bytes from the page cache; not those of a small file, and not what somebody has mapped.
+    pub fn let_go(&self, range: &Range<u64>) {
+        let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+        if self.size >= MIN_DIRECT_BYTES && len.is_some() {
+            // Only a hint: what stays in the cache costs memory and nothing else.
+            let _ = rustix::fs::fadvise(&self.file, range.start, len, rustix::fs::Advice::DontNeed);
+        }
+    }
+
     /// Whether these bytes lie in the page cache, as far as the kernel tells.
-    pub(crate) fn is_cached(&self, range: &std::ops::Range<u64>) -> bool {
-        sys::cached_bytes(&self.file, range).is_some_and(|cached| cached >= range.end - range.start)
+    pub(crate) fn is_cached(&self, range: &Range<u64>) -> bool {
+        sys::cached_bytes(&self.file, range)
+            .is_some_and(|cached| cached >= range.end.saturating_sub(range.start))
     }
 
     #[cfg(feature = "planted-faults")]

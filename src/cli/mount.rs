@@ -562,6 +562,9 @@ fn report_text(mountpoint: &Path, report: &Report) -> String {
     for (name, value) in facts {
         let _ = writeln!(out, "  {name:<10}{value}");
     }
+    for asked in &report.asked_again {
+        let _ = writeln!(out, "  asked again: {}", plain(&asked.detail));
+    }
     for problem in &report.problems {
         let detail = if problem.detail.is_empty() {
             &problem.path

@@ -11,6 +11,9 @@ use crate::verify::State;
 /// count all of them.
 const MAX_NAMED_BYTES: usize = 40 * 1024;
 
+/// Most threads that a report names for asking again and again, so that room is left for the files; the log names all.
+const MAX_ASKED_AGAIN: usize = 8;
+
 /// Longest text of ours or of the signer's in a report, in bytes; JSON may make six of each.
 const MAX_TEXT_BYTES: usize = 1024;
 
@@ -45,6 +48,9 @@ pub struct Report {
     pub tags: String,
     /// Reads that were refused.
     pub refused: Refused,
+    /// Who asks for refused bytes again and again, now; as many as fit.
+    #[serde(default)]
+    pub asked_again: Vec<AskedAgain>,
     /// Files that are rejected or changed; as many as fit.
     pub problems: Vec<Problem>,
     /// What the server may still do to the machine.
@@ -152,6 +158,23 @@ pub struct Problem {
     pub detail: String,
 }
 
+/// A thread that is refused the same bytes again and again, as mmap(2) with `MAP_POPULATE` is, which never comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedAgain {
+    /// The file's name, escaped for printing.
+    pub path: String,
+    /// The first byte.
+    pub start: u64,
+    /// The first byte after them.
+    pub end: u64,
+    /// How often.
+    pub times: u64,
+    /// Number of the thread in the PID namespace of the mount; `None` where it is of another.
+    pub thread: Option<u32>,
+    /// All of it in one line.
+    pub detail: String,
+}
+
 impl Report {
     /// Looks at a tree.
     pub(super) fn of(tree: &ModelTree, sandbox: &Confinement) -> Self {
@@ -159,6 +182,8 @@ impl Report {
         let count = |state| states.get(&state).copied().unwrap_or(0);
         let counters = tree.engine().counters();
         let traffic = tree.traffic();
+        let mut room = MAX_NAMED_BYTES;
+        let asked_again = asked_again(tree, &mut room);
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -198,7 +223,8 @@ impl Report {
                 changed_reads: counters.changed_reads,
                 source_errors: counters.source_errors,
             },
-            problems: problems(tree),
+            asked_again,
+            problems: problems(tree, &mut room),
             sandbox: sandbox.clone(),
         }
     }
@@ -214,9 +240,36 @@ fn beginning(mut text: String) -> String {
     text
 }
 
-fn problems(tree: &ModelTree) -> Vec<Problem> {
+fn asked_again(tree: &ModelTree, room: &mut usize) -> Vec<AskedAgain> {
+    let mut all = Vec::new();
+    for asked in tree.engine().insistent().into_iter().take(MAX_ASKED_AGAIN) {
+        let detail = asked.to_string();
+        let path = asked.path.to_string();
+        if !fits(path.len() + detail.len(), room) {
+            break;
+        }
+        all.push(AskedAgain {
+            path,
+            start: asked.range.start,
+            end: asked.range.end,
+            times: asked.times,
+            thread: Some(asked.asker.0).filter(|&thread| thread != 0),
+            detail,
+        });
+    }
+    all
+}
+
+/// Takes so many bytes of text out of the room that is left, if there is so much.
+fn fits(bytes: usize, room: &mut usize) -> bool {
+    // JSON escapes what is escaped once more: at worst each byte becomes six. What stands around them is less than 192.
+    let left = room.checked_sub(6 * bytes + 192);
+    *room = left.unwrap_or(*room);
+    left.is_some()
+}
+
+fn problems(tree: &ModelTree, room: &mut usize) -> Vec<Problem> {
     let findings = tree.engine().findings();
-    let mut room = MAX_NAMED_BYTES;
     let mut problems = Vec::new();
     for file in tree.files() {
         let state = file.state();
@@ -229,12 +282,9 @@ fn problems(tree: &ModelTree) -> Vec<Problem> {
             state: state.word().into(),
             detail: detail.map(ToString::to_string).unwrap_or_default(),
         };
-        // JSON escapes what is escaped once more: at worst each byte becomes six.
-        let size = 6 * (problem.path.len() + problem.detail.len()) + 64;
-        if size > room {
+        if !fits(problem.path.len() + problem.detail.len(), room) {
             break;
         }
-        room -= size;
         problems.push(problem);
     }
     problems

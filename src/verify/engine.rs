@@ -29,6 +29,9 @@ use super::file::Demand;
 use super::file::VerifiedFile;
 use super::flight::Board;
 use super::flight::Flight;
+use super::insistence::Asker;
+use super::insistence::Insistence;
+use super::insistence::Insistent;
 use super::memory::Claim;
 use super::memory::Memory;
 use super::pin::Offer;
@@ -114,6 +117,7 @@ pub struct Engine {
     gauge: Arc<MemoryGauge>,
     totals: Totals,
     findings: Mutex<Vec<Finding>>,
+    insistence: Arc<Insistence>,
 }
 
 #[derive(Default)]
@@ -192,6 +196,7 @@ impl Engine {
             runner: Arc::new(Errand(Weak::clone(engine))),
             totals: Totals::default(),
             findings: Mutex::default(),
+            insistence: Arc::default(),
         });
         let watched = Arc::downgrade(&engine);
         let watch = std::thread::Builder::new()
@@ -203,6 +208,7 @@ impl Engine {
                         .is_some_and(|engine| engine.workers.has_threads());
                     std::thread::sleep(if busy { WATCH_INTERVAL } else { 5 * WATCH_INTERVAL });
                     let Some(engine) = watched.upgrade() else { break };
+                    engine.insistence.answer();
                     if let Some(available) = gauge.available() {
                         engine
                             .memory
@@ -215,10 +221,11 @@ impl Engine {
                     engine.feed_starved(passes::MAX_BACKLOG);
                 }
             });
-        if let Err(e) = watch {
-            log::warn!(
+        match watch {
+            Ok(_) => engine.insistence.begin(),
+            Err(e) => log::warn!(
                 "no thread can be started to watch the source: {e}; a hanging source will hang its readers"
-            );
+            ),
         }
         Ok(engine)
     }
@@ -233,12 +240,14 @@ impl Engine {
         }
     }
 
-    /// Reads bytes of an open file and calls back with all of them up to the file's end, or with an error.
+    /// Reads bytes of an open file and calls back with all of them up to the file's end, or with an error; late where
+    /// the same bytes were refused to this asker again and again.
     pub fn read(
         &self,
         file: &Arc<VerifiedFile>,
         offset: u64,
         len: u64,
+        asker: Asker,
         done: impl FnOnce(Result<VerifiedBytes, ReadError>) + Send + 'static,
     ) {
         let start = offset.min(file.size());
@@ -251,7 +260,12 @@ impl Engine {
             done(Ok(bytes));
             self.memory.served(&block, end - start);
         } else {
-            self.submit(file, Want::Bytes(start..end), done);
+            let insistence = Arc::clone(&self.insistence);
+            let of = Arc::clone(file);
+            self.submit(file, Want::Bytes(start..end), move |result| match result {
+                Ok(bytes) => done(Ok(bytes)),
+                Err(e) => insistence.refuse(&of, start..end, asker, e, done),
+            });
         }
         self.go_on(file, &(start..end));
     }
@@ -314,6 +328,11 @@ impl Engine {
     /// The first resources that were refused.
     pub fn findings(&self) -> Vec<Finding> {
         self.findings.lock().clone()
+    }
+
+    /// Who asks for refused bytes again and again.
+    pub fn insistent(&self) -> Vec<Insistent> {
+        self.insistence.insistent()
     }
 
     fn submit(

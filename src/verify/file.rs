@@ -32,6 +32,9 @@ use crate::source::SourceFile;
 use crate::trust::TrustedFile;
 use crate::verify::chunk::CHUNK_BYTES;
 
+/// Bytes of a page as the page cache counts, on the platforms that we know.
+const CACHED_PAGE_BYTES: u64 = 4096;
+
 /// A signed file that is read only through verification.
 pub struct VerifiedFile {
     id: u32,
@@ -273,7 +276,9 @@ impl VerifiedFile {
     pub(super) fn may_be_filled(&self) -> bool {
         let aligned = match self.content() {
             SignedContent::Whole(_) => true,
-            SignedContent::Shards(shards) => shards.count() == 1 || shards.shard_size() % 4096 == 0,
+            SignedContent::Shards(shards) => {
+                shards.count() == 1 || shards.shard_size() % CACHED_PAGE_BYTES == 0
+            }
         };
         let untouched =
             |resource: &Mutex<ResourceState>| matches!(&*resource.lock(), ResourceState::Unverified);
@@ -282,6 +287,15 @@ impl VerifiedFile {
 
     pub(super) fn taint(&self, tainted: bool) {
         self.tainted.store(tainted, Ordering::SeqCst);
+    }
+
+    /// Whether the page cache can have it at all. A page there is filled whole or not at all: where shards are smaller than a page,
+    /// one that differs would take its neighbours' bytes with it.
+    pub fn is_cacheable(&self) -> bool {
+        match self.content() {
+            SignedContent::Shards(shards) => shards.shard_size() >= CACHED_PAGE_BYTES,
+            SignedContent::Whole(_) => true,
+        }
     }
 
     /// Whether the page cache has nothing of it but what was verified, so that it may keep it across opens.
@@ -568,6 +582,16 @@ impl SourceReader<'_> {
             }
             Err(e) => Err(self.error(e)),
         }
+    }
+
+    /// Whether the page cache had all of the last read.
+    pub(super) fn was_cached(&self) -> bool {
+        self.file.was_cached()
+    }
+
+    /// Drops these bytes from the page cache.
+    pub(super) fn let_go(&self, range: &Range<u64>) {
+        self.file.let_go(range);
     }
 
     /// Whether these bytes lie in the page cache.

@@ -56,6 +56,8 @@ struct State {
     /// Where the next block begins that nobody fetches yet.
     next: u64,
     fetchers: usize,
+    /// How many threads may fetch at a time.
+    most_fetchers: usize,
     blocks: VecDeque<Block>,
     /// The running hashes; with the thread that hashes while one does.
     passes: Option<Passes>,
@@ -115,6 +117,7 @@ impl Flight {
         let state = State {
             next: start,
             fetchers: 0,
+            most_fetchers: MAX_FETCHERS,
             blocks: VecDeque::new(),
             passes: Some(passes),
             settled: resources.start,
@@ -157,12 +160,26 @@ impl Flight {
             return 0;
         }
         let left = (self.range.end - state.next).div_ceil(BLOCK_BYTES);
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(MAX_FETCHERS);
+        let wanted = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(state.most_fetchers);
         let recruits = wanted
             .min(MAX_AHEAD.saturating_sub(state.blocks.len()))
             .saturating_sub(state.fetchers);
         state.fetchers += recruits;
         recruits
+    }
+
+    /// Lets no more threads fetch for it than this, but one; those that do already go when they have one block more.
+    pub(super) fn bound_fetchers(&self, most: usize) {
+        let mut state = self.state.lock();
+        state.most_fetchers = state.most_fetchers.min(most.max(1));
+    }
+
+    /// Whether these bytes stay with us until the kernel has them, or go there at once, so that nobody has to read them again.
+    pub(super) fn keeps(&self, fetch: &Fetch) -> bool {
+        let stays = self.preload.is_some() || fetch.buffer.is_budgeted() || fetch.buffer.is_pinned();
+        stays && self.file.is_cacheable()
     }
 
     /// One thread less fetches for it.
@@ -193,7 +210,11 @@ impl Flight {
     /// When the system has no memory.
     pub(super) fn claim(&self, memory: &Memory) -> io::Result<Option<Fetch>> {
         let mut state = self.state.lock();
-        if state.failed.is_some() || state.next >= self.range.end || state.blocks.len() >= MAX_AHEAD {
+        if state.failed.is_some()
+            || state.next >= self.range.end
+            || state.blocks.len() >= MAX_AHEAD
+            || state.fetchers > state.most_fetchers
+        {
             return Ok(None);
         }
         let fetch = |wanted: Range<u64>, claim| {

@@ -94,7 +94,7 @@ fn read(bound: &Bound, index: usize, offset: usize, len: usize) -> Result<Vec<u8
     };
     bound
         .engine
-        .read(&bound.files[index], offset as u64, len as u64, done);
+        .read(&bound.files[index], offset as u64, len as u64, Asker(1), done);
     receiver.recv().unwrap()
 }
 

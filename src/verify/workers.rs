@@ -21,6 +21,7 @@ use parking_lot::Condvar;
 use parking_lot::Mutex;
 
 pub(super) use jobs::Ahead;
+pub(super) use jobs::Done;
 pub(super) use jobs::FetchTask;
 pub(super) use jobs::Gate;
 pub use jobs::Haste;

@@ -17,8 +17,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PATIENCE = 300
 """Seconds after which a program that has not ended is stuck: far more than any of them needs."""
-HANGS = 4
-"""Seconds that a loader which may hang gets to end, once it has met the refused bytes."""
 SHARD = 1 << 20
 """Bytes of one shard where a model is signed in shards."""
 

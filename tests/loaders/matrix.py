@@ -56,22 +56,25 @@ def last_words(done, point):
 def run_refused(shop, loader, point, cache, expected, may_hang):
     """Holds that a run on a mount of a changed model gets nothing of the changed file, and that the operator can see why.
     Gives what the user sees."""
-    named = []
+    hanging = []
 
     def stuck():
-        if may_hang and not named and loader.weights in shop.log.read_text():
-            named.append(time.monotonic())
-        return bool(named) and time.monotonic() - named[0] > harness.HANGS
+        if may_hang and "which asks for ever" in shop.log.read_text():
+            hanging.append(harness.output(shop.modelfs, "status", point))
+        return bool(hanging)
 
     done = shop.run(loader, point, cache, stuck=stuck)
-    need(named or done.returncode != -signal.SIGKILL, f"the loader did not end in {harness.PATIENCE} s", done)
+    need(hanging or done.returncode != -signal.SIGKILL, f"the loader did not end in {harness.PATIENCE} s", done)
+    for text in hanging:
+        need(f"asked again: {loader.weights}" in text, f"status does not say why the loader hangs: {text}")
     ended = time.monotonic()
     need(done.returncode != 0, f"the loader ended well on a changed {loader.weights}", done)
     strange = set(harness.loaded(done)) - set(expected)
     need(not strange, f"the loader got other values than those signed: {strange}", done)
     while True:
         status = json.loads(harness.output(shop.modelfs, "status", "--json", point))
-        log = [line for line in shop.log.read_text().splitlines() if "error:" in line and loader.weights in line]
+        log = [line for line in shop.log.read_text().splitlines() if f"error: {loader.weights} " in line]
+        log = [line for line in log if "content differs" in line]
         if log and loader.weights in json.dumps(status) and "rejected" in json.dumps(status):
             break
         need(time.monotonic() - ended < SOON, f"nobody named {loader.weights}: {status}\n{shop.log.read_text()}", done)

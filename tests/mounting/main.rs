@@ -11,6 +11,7 @@
 mod errors;
 mod handed_over;
 mod helper;
+mod insistence;
 mod life;
 mod logging;
 mod manual;

@@ -28,12 +28,13 @@ const MAX_LINE_BYTES: usize = 4096;
 const MAX_SHORT_BYTES: usize = 500;
 
 /// Number of each event in the journal's catalogue: made once by chance (systemd-id128(1)), and never changed.
-const MESSAGE_IDS: [(&str, &str); 8] = [
+const MESSAGE_IDS: [(&str, &str); 9] = [
     ("mounted", "5a5b766f1c5d46f7955973d5e28cafd6"),
     ("unmounted", "7b79c7b089b04427b03b2194801e271d"),
     ("verified", "e96d79d730904ce4abba757a54c60b82"),
     ("content-differs", "a07a04866eac4ba682ef7965cce421f1"),
     ("content-changed", "f92aadc1b2ba440cbb88a89e27ed07be"),
+    ("asked-again", "26ba9f3f7fa249ba99bb3eb0074efd8e"),
     ("source-error", "9c20ffb8ea8b4fbd80f47d92f9522f75"),
     ("source-silent", "8ccb5b6008dd4f0693dcff75e50271af"),
     ("dropped", "7cf5a7621a2b4f4da072e3a3b75f773f"),

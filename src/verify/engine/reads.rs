@@ -167,6 +167,18 @@ impl Reader<'_> {
             .in_source(&self.engine.workers, || reader.read_pages(buffer, offset))
     }
 
+    /// Whether the page cache had all of the last read.
+    pub(super) fn was_cached(&self) -> bool {
+        self.reader.as_ref().is_some_and(SourceReader::was_cached)
+    }
+
+    /// Drops these bytes from the page cache.
+    pub(super) fn let_go(&self, range: &Range<u64>) {
+        if let Some(reader) = &self.reader {
+            self.slot.in_source(&self.engine.workers, || reader.let_go(range));
+        }
+    }
+
     /// Whether these bytes lie in the page cache.
     pub(super) fn is_cached(&self, range: &Range<u64>) -> bool {
         self.reader.as_ref().is_some_and(|reader| reader.is_cached(range))

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::*;
+use crate::sys;
 use crate::verify::memory::Claim;
 use crate::verify::preload::Preload;
 
@@ -217,4 +221,58 @@ fn a_file_is_not_preloaded_where_somebody_could_read_it_or_nothing_is_gained() {
         0,
         "unknown to the kernel"
     );
+}
+
+/// How many bytes of a file the page cache has.
+fn cached(path: &Path) -> Option<u64> {
+    sys::cached_bytes(&File::open(path).unwrap(), &(0..LARGE as u64))
+}
+
+/// Puts a file where the page cache has all of it and may drop it; `false` where it does not do so.
+fn warm(path: &Path) -> bool {
+    File::open(path).unwrap().sync_all().unwrap();
+    std::fs::read(path).unwrap();
+    cached(path).is_some_and(|bytes| bytes >= LARGE as u64)
+}
+
+#[test]
+fn what_the_mount_has_does_not_stay_in_the_page_cache_beneath_it() {
+    for method in [Method::Files, Method::Shards(1 << 20), Method::Shards(C - 1)] {
+        let (model, truth) = model(method);
+        let path = model.file("w");
+        let source = ModelDir::open(&model.path(), Links::Refuse).unwrap();
+        let name = model.trusted().into_files().next().unwrap().path().clone();
+        let can_drop = warm(&path) && {
+            source.open_file(&name).unwrap().let_go(&(0..LARGE as u64));
+            cached(&path) == Some(0)
+        };
+        if !can_drop {
+            println!("NOTICE: the page cache of this file system drops nothing, or does not tell");
+            return;
+        }
+        // How many bytes are left beneath when all of it was verified, and read if it can be.
+        let left = |keep_tags| {
+            assert!(warm(&path));
+            let options = Options {
+                memory: Some(1 << 30),
+                keep_tags,
+                ..Options::default()
+            };
+            let bound = bind_as(&model, options);
+            bound.engine.preload_through(Arc::new(Pages::default()));
+            open(&bound, 0).unwrap();
+            if keep_tags {
+                assert!(read(&bound, 0, 0, LARGE).unwrap() == truth);
+            }
+            let began = Instant::now();
+            while cached(&path) > Some(0) && began.elapsed() < Duration::from_millis(300) {
+                std::thread::yield_now();
+            }
+            cached(&path)
+        };
+        // A page that somebody looks at in that moment stays, so it may take another attempt.
+        assert!((0..20).any(|_| left(true) == Some(0)));
+        // A command that only verifies has no copy of its own.
+        assert!(left(false) >= Some(LARGE as u64));
+    }
 }
