@@ -122,18 +122,17 @@ impl Engine {
                 .get_mut(..fetch.bytes)
                 .unwrap_or_default();
             let filled = reader.read_pages(room, fetch.base)?;
-            let is_at_hand = reader.was_cached();
             let stays = self.options.keep_tags && flight.keeps(&fetch);
             let range = fetch.base..fetch.base.saturating_add(u64::try_from(fetch.bytes).unwrap_or(0));
-            if is_at_hand {
-                // Copying takes a core; nothing is waited for meanwhile that another thread could use it for.
+            if reader.was_cached() {
+                // Copying takes a core, and hashing needs one.
                 flight.bound_fetchers(self.options.cores.saturating_sub(1));
             }
             if flight.deposit(fetch, filled) {
                 self.board.offer(Arc::clone(flight));
             }
-            if is_at_hand && stays {
-                // From now on the mount has them, and they need not lie in the page cache twice.
+            if stays {
+                // The mount has them from now on. They need not lie in the page cache twice, where all or some did.
                 reader.let_go(&range);
             }
             if self.board.wants_help() {

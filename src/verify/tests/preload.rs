@@ -273,6 +273,6 @@ fn what_the_mount_has_does_not_stay_in_the_page_cache_beneath_it() {
         // A page that somebody looks at in that moment stays, so it may take another attempt.
         assert!((0..20).any(|_| left(true) == Some(0)));
         // A command that only verifies has no copy of its own.
-        assert!(left(false) >= Some(LARGE as u64));
+        assert!(left(false) > Some(0));
     }
 }
