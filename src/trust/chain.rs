@@ -8,6 +8,7 @@
 mod certificate;
 mod constraints;
 mod der;
+mod flaw;
 mod identity;
 mod leaf;
 mod name;
@@ -31,8 +32,8 @@ use crate::trust::pem::PemError;
 use crate::trust::quoted;
 use crate::trust::time::UnixTime;
 
-pub use crate::trust::chain::certificate::Flaw;
 pub use crate::trust::chain::certificate::MAX_CERTIFICATE_BYTES;
+pub use crate::trust::chain::flaw::Flaw;
 pub use crate::trust::chain::identity::CertificateIdentity;
 pub use crate::trust::chain::identity::IdentityError;
 pub(super) use crate::trust::chain::leaf::ProfiledLeaf;

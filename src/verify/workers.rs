@@ -4,6 +4,8 @@
 //! which is huge never takes the threads that other files need. A thread that is stuck in the source does
 //! not count against the limit: another one takes its place.
 
+mod jobs;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
@@ -18,19 +20,18 @@ use std::time::Instant;
 use parking_lot::Condvar;
 use parking_lot::Mutex;
 
-use super::chunk::VerifiedBytes;
-use super::file::Demand;
+pub(super) use jobs::Ahead;
+pub(super) use jobs::Done;
+pub(super) use jobs::FetchTask;
+pub(super) use jobs::Gate;
+pub use jobs::Haste;
+pub(super) use jobs::Job;
+pub(super) use jobs::Promise;
+pub(super) use jobs::Want;
+
 use super::file::VerifiedFile;
-use super::flight::Flight;
 use super::refusal::ReadError;
 use crate::source::SourceFile;
-
-/// Most threads that work for one file at a time. More: one slow file takes more of the machine; fewer: one
-/// file's shards verify less in parallel.
-const MAX_THREADS_PER_FILE: usize = 4;
-
-/// How many of them may be at what nobody waits for.
-const MAX_PATIENT_PER_FILE: usize = 2;
 
 /// Most threads in all, stuck ones included. What hangs beyond that waits for its time-out.
 const MAX_THREADS: usize = 1024;
@@ -50,171 +51,6 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// Stack of a worker in bytes: nothing here recurses, and buffers are on the heap.
 const STACK_BYTES: usize = 256 * 1024;
-
-/// Who gets the result of a job.
-pub(super) type Done = Box<dyn FnOnce(Result<VerifiedBytes, ReadError>) + Send>;
-
-/// A reply that is owed: given once, and given as an error when nobody can give it any more.
-pub(super) struct Promise(Mutex<Option<Done>>);
-
-impl Promise {
-    pub(super) fn new(done: Done) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Some(done))))
-    }
-
-    /// Gives the result; `false` when one was given before.
-    pub(super) fn fulfil(&self, result: Result<VerifiedBytes, ReadError>) -> bool {
-        let Some(done) = self.0.lock().take() else {
-            return false;
-        };
-        done(result);
-        true
-    }
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        self.fulfil(Err(ReadError::Abandoned));
-    }
-}
-
-/// Something to do for a file.
-pub(super) struct Job {
-    pub(super) file: Arc<VerifiedFile>,
-    pub(super) want: Want,
-    /// Who hears of it; fetching for a flight is nobody's.
-    pub(super) promise: Option<Arc<Promise>>,
-    /// Held while a reader waits.
-    pub(super) demand: Option<Demand>,
-}
-
-impl Job {
-    pub(super) fn fetch(task: FetchTask) -> Self {
-        Self {
-            file: Arc::clone(&task.flight().file),
-            want: Want::Fetch(task),
-            promise: None,
-            demand: None,
-        }
-    }
-
-    /// Gives the result to whoever waits for it; `false` when it was given before, or nobody does.
-    pub(super) fn answer(self, result: Result<VerifiedBytes, ReadError>) -> bool {
-        self.promise.is_some_and(|promise| promise.fulfil(result))
-    }
-
-    /// Whether somebody waits for it, or for something in the same file that may need it.
-    fn is_urgent(&self) -> bool {
-        self.demand.is_some() || self.file.is_demanded()
-    }
-}
-
-/// What a job is to do.
-pub(super) enum Want {
-    /// Open the file; a file with one digest is verified first.
-    Open,
-    /// Read these bytes.
-    Bytes(Range<u64>),
-    /// Verify these resources.
-    Resources(Range<usize>, Haste),
-    /// Fetch blocks for a flight.
-    Fetch(FetchTask),
-    /// Verify what a reader will want next.
-    Ahead(Ahead),
-}
-
-/// What a reader will want next.
-pub(super) enum Ahead {
-    /// More of the same file.
-    Resources(Range<usize>),
-    /// The files after it.
-    Files,
-}
-
-/// Whether somebody waits for a verification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Haste {
-    /// Nobody: whoever reads comes first.
-    None,
-    /// Somebody does.
-    Some,
-}
-
-/// A thread's duty to fetch for a flight, which counts it until this is dropped.
-pub(super) struct FetchTask(Arc<Flight>);
-
-impl FetchTask {
-    /// Takes up a duty that [`Flight::recruit`] has counted.
-    pub(super) fn new(flight: &Arc<Flight>) -> Self {
-        Self(Arc::clone(flight))
-    }
-
-    pub(super) fn flight(&self) -> &Arc<Flight> {
-        &self.0
-    }
-}
-
-impl Drop for FetchTask {
-    fn drop(&mut self) {
-        self.0.dismiss();
-    }
-}
-
-/// Admission to the threads, one for each file.
-#[derive(Default)]
-pub(super) struct Gate {
-    running: usize,
-    waiting: VecDeque<Job>,
-    /// Jobs that nobody waits for.
-    patient: VecDeque<Job>,
-}
-
-impl Gate {
-    /// Lets a job in, or keeps it for later.
-    fn admit(&mut self, job: Job) -> Option<Job> {
-        let (limit, queue) = match job.is_urgent() {
-            true => (MAX_THREADS_PER_FILE, &mut self.waiting),
-            false => (MAX_PATIENT_PER_FILE, &mut self.patient),
-        };
-        if self.running >= limit {
-            queue.push_back(job);
-            return None;
-        }
-        self.running += 1;
-        Some(job)
-    }
-
-    /// The job that takes the place of one that has ended.
-    fn replace(&mut self) -> Option<Job> {
-        self.running = self.running.saturating_sub(1);
-        let next = match self.waiting.pop_front() {
-            Some(job) => Some(job),
-            None if self.running < MAX_PATIENT_PER_FILE => self.patient.pop_front(),
-            None => None,
-        };
-        self.running += usize::from(next.is_some());
-        next
-    }
-
-    /// Takes out the jobs that somebody hears of; and tells the resources that the others would fetch.
-    fn give_up(&mut self) -> (Vec<Job>, Vec<Range<usize>>) {
-        let mut given_up = Vec::new();
-        let mut unfetched = Vec::new();
-        for queue in [&mut self.waiting, &mut self.patient] {
-            for job in std::mem::take(queue) {
-                if job.promise.is_some() {
-                    given_up.push(job);
-                    continue;
-                }
-                if let Want::Fetch(task) = &job.want {
-                    unfetched.push(task.flight().resources.clone());
-                }
-                queue.push_back(job);
-            }
-        }
-        (given_up, unfetched)
-    }
-}
 
 /// What a thread is doing, for the watch to see.
 #[derive(Default)]
@@ -588,70 +424,4 @@ fn fail(jobs: VecDeque<Job>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use super::*;
-    use crate::digest::Algorithm;
-    use crate::testing::Method;
-    use crate::testing::SignedModel;
-    use crate::verify::memory::Claim;
-    use crate::verify::tests::bind;
-
-    /// Hangs in the source with whatever it is to do, until the lock is free.
-    struct Hanging(Workers, Arc<Mutex<()>>);
-
-    impl Run for Hanging {
-        fn run(&self, job: Job, slot: &Slot) -> Option<()> {
-            slot.in_source(&self.0, || drop(self.1.lock()));
-            drop(job);
-            Some(())
-        }
-
-        fn help(&self) -> Option<()> {
-            Some(())
-        }
-    }
-
-    #[test]
-    fn who_waits_for_what_nobody_can_fetch_is_not_left_to_wait() {
-        const SHARD: usize = 8 << 20;
-        let model = SignedModel::new(
-            &[("w", vec![0; 2 * SHARD])],
-            Algorithm::Blake3,
-            Method::Shards(SHARD),
-        );
-        let bound = bind(&model, 0);
-        let file = Arc::clone(bound.files.first().unwrap());
-        let workers = Workers::new(8);
-        let gate = Arc::new(Mutex::new(()));
-        let closed = gate.lock();
-        let runner: Runner = Arc::new(Hanging(Workers(Arc::clone(&workers.0)), Arc::clone(&gate)));
-        let _reader = Demand::for_file(&file);
-        for resource in 0..2 {
-            let marked = file.mark(resource..resource + 1);
-            let flight = Flight::new(Arc::clone(&file), marked, Claim::Demand, None);
-            assert_eq!(flight.recruit(), MAX_THREADS_PER_FILE);
-            for _ in 0..MAX_THREADS_PER_FILE {
-                workers.submit(Job::fetch(FetchTask::new(&flight)), &runner);
-            }
-        }
-        // A read across both waits for the second one, for which no place is left.
-        let (sender, answer) = channel();
-        let job = Job {
-            file: Arc::clone(&file),
-            want: Want::Bytes(0..1),
-            promise: Some(Promise::new(Box::new(move |result| {
-                sender.send(result.is_err()).ok();
-            }))),
-            demand: None,
-        };
-        assert!(file.park(1, job).is_ok());
-        std::thread::sleep(Duration::from_millis(300));
-        workers.watch(Duration::from_millis(50), &runner);
-        let answered = answer.try_recv();
-        drop(closed);
-        workers.end();
-        assert_eq!(answered, Ok(true));
-    }
-}
+mod tests;

@@ -82,7 +82,8 @@ fn errno(number: i32) -> u32 {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = ALWAYS.iter().map(|&call| (call, Vec::new())).collect();
+    let mut rules = any_process()?;
+    rules.extend(SERVER.iter().map(|&call| (call, Vec::new())));
     // Calls are added under the name that the C library of an architecture has for them.
     #[cfg(target_arch = "x86_64")]
     rules.extend(
@@ -108,7 +109,6 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
             | libc::CLONE_NEWUTS
             | libc::CLONE_NEWCGROUP,
     );
-    rules.extend(itself()?);
     for (call, ways) in [
         // Threads of this process, and nothing else that can be cloned.
         (
@@ -165,11 +165,12 @@ fn rules(allowed: Allowed) -> Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// What any process does to itself, and to who was connected to before.
-fn itself() -> Result<Rules, seccompiler::BackendError> {
+/// What any process does, to itself and to who was connected to before.
+fn any_process() -> Result<Rules, seccompiler::BackendError> {
     let own = u64::from(std::process::id());
     let executable = MaskedEq(number(libc::PROT_EXEC));
-    Ok(Rules::from([
+    let mut rules: Rules = ANY.iter().map(|&call| (call, Vec::new())).collect();
+    rules.extend([
         // Memory that never holds code.
         (libc::SYS_mmap, vec![one(2, Dword, executable.clone(), 0)?]),
         (libc::SYS_mprotect, vec![one(2, Dword, executable, 0)?]),
@@ -177,14 +178,16 @@ fn itself() -> Result<Rules, seccompiler::BackendError> {
         (libc::SYS_tgkill, vec![one(0, Dword, Eq, own)?]),
         // No address: it would name anybody.
         (libc::SYS_sendto, vec![one(4, Qword, Eq, 0)?]),
-    ]))
+    ]);
+    Ok(rules)
 }
 
 /// The privileged part starts nothing and connects to nobody; it mounts as models are mounted and in no other way, so that
 /// it cannot bind, move or change a mount.
 fn rules_of_part() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules = itself()?;
-    rules.extend(PART.iter().map(|&call| (call, Vec::new())));
+    let mut rules = any_process()?;
+    // With the device. The socket is connected, and there is no other.
+    rules.insert(libc::SYS_sendmsg, Vec::new());
     #[cfg(target_arch = "x86_64")]
     rules.extend(
         [
@@ -272,14 +275,10 @@ fn number(flag: i32) -> u64 {
 /// cachestat(2), the same on every architecture; the C library has no name for it yet.
 const SYS_CACHESTAT: c_long = 451;
 
-/// What every server does: reads, answers, waits, allocates, starts threads, logs. None of these can change a file
-/// that is not open for writing already, or find another process.
-const ALWAYS: [c_long; 65] = [
+/// What any process does: reads, answers, looks about, allocates, ends. None of these can find another process, nor, where
+/// Landlock keeps `open` to reading, change a file that is not open for writing already.
+const ANY: [c_long; 37] = [
     libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_pread64,
-    libc::SYS_preadv,
-    libc::SYS_preadv2,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_close,
@@ -290,14 +289,44 @@ const ALWAYS: [c_long; 65] = [
     libc::SYS_fstatfs,
     // The mount's own pulse.
     libc::SYS_statfs,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    // Landlock decides of which files, and that none is written.
+    // In the server, Landlock decides of which files, and that none is written.
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_readlinkat,
     libc::SYS_getdents64,
     libc::SYS_getcwd,
+    libc::SYS_recvmsg,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_sched_yield,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// What every server does besides: reads and answers in other ways, waits, starts threads. The same goes for these.
+const SERVER: [c_long; 28] = [
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
     libc::SYS_chdir,
     libc::SYS_fadvise64,
     libc::SYS_readahead,
@@ -306,41 +335,19 @@ const ALWAYS: [c_long; 65] = [
     libc::SYS_dup3,
     libc::SYS_ppoll,
     libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
     libc::SYS_shutdown,
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
     libc::SYS_membarrier,
-    libc::SYS_futex,
     libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep,
-    libc::SYS_clock_gettime,
     libc::SYS_clock_getres,
     libc::SYS_gettimeofday,
-    libc::SYS_getrandom,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getegid,
     libc::SYS_sysinfo,
     libc::SYS_uname,
-    libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_getpriority,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
     libc::SYS_setsid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
     // For the other filter to say ENOSYS: of two errors the one of this filter would count.
     libc::SYS_clone3,
 ];
@@ -361,46 +368,3 @@ const WRITES: [c_long; 10] = [
 
 /// Memory files, and handing them over.
 const BACKING: [c_long; 3] = [libc::SYS_memfd_create, libc::SYS_pwrite64, libc::SYS_sendmsg];
-
-/// What the privileged part does besides: looks at a mount point and at the mount table, hears, answers, allocates.
-const PART: [c_long; 38] = [
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_close,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_statfs,
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_readlinkat,
-    libc::SYS_getdents64,
-    libc::SYS_getcwd,
-    libc::SYS_recvmsg,
-    // With the device. The socket is connected, and there is no other.
-    libc::SYS_sendmsg,
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_clock_gettime,
-    libc::SYS_getrandom,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_getuid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getegid,
-    libc::SYS_sched_yield,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_writev,
-    libc::SYS_fstatfs,
-];

@@ -8,7 +8,7 @@ use x509_parser::signature_algorithm::SignatureAlgorithm as Parsed;
 use x509_parser::x509::AlgorithmIdentifier;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::trust::chain::certificate::Flaw;
+use crate::trust::chain::flaw::Flaw;
 use crate::trust::key::BadSignature;
 use crate::trust::key::HashFunction;
 use crate::trust::key::KeyError;
