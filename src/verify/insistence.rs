@@ -246,6 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn who_insists_is_named_by_a_number_only_where_there_is_one() {
+        let model = model();
+        let bound = bind(&model, 0);
+        let line = |asker| {
+            let path = bound.files.first().unwrap().path().clone();
+            let range = PAGE;
+            let asker = Asker(asker);
+            Insistent {
+                path,
+                range,
+                asker,
+                times: 300,
+            }
+            .to_string()
+        };
+        assert_eq!(
+            line(7),
+            "w [4096..8192): refused 300 times to thread 7 (kill -KILL 7)"
+        );
+        assert_eq!(
+            line(0),
+            "w [4096..8192): refused 300 times to a process of another PID namespace"
+        );
+    }
+
+    #[test]
     fn nothing_is_late_where_nobody_would_answer() {
         let model = model();
         let bound = bind(&model, 0);
