@@ -144,9 +144,10 @@ def cold_shards(bench, models):
 # Hot
 
 def hot_case(bench, models, name, what, unit, figure, least_of_relay=None, least_of_native=None, options=()):
-    """The same way of reading three times, each from its own page cache, which is emptied and filled anew in every round:
-    how fast it is depends on which pages the kernel hands out. It is read twice more first, for the second time a page is
-    read the kernel moves it to another list, which takes as long as copying half of it."""
+    """The same way of reading three times, each from its own page cache, which is filled anew in every round, with those of mount
+    and relay empty: how fast it is depends on which pages the kernel hands out, and so both get the same. It is read twice
+    more first, for the second time a page is read the kernel moves it to another list, which takes as long as copying half
+    of it."""
     model = models.one
     with bench.mounted(model, *options) as (mount, _), bench.relayed(model, like=mount) as (relay, _):
         bench.warm(model.within(mount))
@@ -156,7 +157,7 @@ def hot_case(bench, models, name, what, unit, figure, least_of_relay=None, least
         def subject(files):
             def run():
                 if "--pin" not in options:
-                    bench.evict(files)
+                    bench.evict(model.within(mount) + model.within(relay))
                     bench.warm(files)
                 bench.warm(files)
                 bench.warm(files)
