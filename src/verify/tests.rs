@@ -66,7 +66,7 @@ fn bind_with(model: &SignedModel, memory: u64, pin: Pin) -> Bound {
     bind_as(model, options)
 }
 
-fn bind_as(model: &SignedModel, options: Options) -> Bound {
+pub(super) fn bind_as(model: &SignedModel, options: Options) -> Bound {
     let engine = Engine::start(options, None).unwrap();
     let source = Arc::new(ModelDir::open(&model.path(), Links::Refuse).unwrap());
     let tie = |(id, file): (u32, TrustedFile)| {

@@ -328,7 +328,10 @@ mod tests {
     use crate::digest::Algorithm;
     use crate::testing::Method;
     use crate::testing::SignedModel;
+    use crate::verify::Options;
+    use crate::verify::tests::Bound;
     use crate::verify::tests::bind;
+    use crate::verify::tests::bind_as;
 
     #[test]
     fn what_must_wait_for_the_hashes_is_put_aside_once_and_has_its_turn() {
@@ -357,5 +360,47 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(engine.starved.lock().is_empty());
+    }
+
+    /// A flight over a file of 30 blocks, with four threads that are to fetch for it.
+    fn about_to_be_fetched(bound: &Bound) -> Arc<Flight> {
+        let file = bound.files.first().unwrap();
+        let flight = bound.engine.mark(file, 0..1, Claim::Spare).remove(0);
+        assert_eq!(flight.recruit(), 4);
+        flight
+    }
+
+    fn large_model() -> SignedModel {
+        SignedModel::new(&[("w", vec![7; 60 << 20])], Algorithm::Blake3, Method::Files)
+    }
+
+    #[test]
+    fn what_lies_in_the_page_cache_is_fetched_by_one_thread_less_than_there_are_cores() {
+        let model = large_model();
+        for (cores, most) in [(1, 1), (2, 1), (3, 2), (4, 3)] {
+            let options = Options {
+                memory: Some(0),
+                cores,
+                ..Options::default()
+            };
+            let bound = bind_as(&model, options);
+            let engine = &bound.engine;
+            let flight = about_to_be_fetched(&bound);
+            let source = bound.files[0].reader().unwrap();
+            let first = 0..2 << 20;
+            drop(std::fs::read(model.file("w")).unwrap());
+            if !source.is_cached(&first) {
+                println!("NOTICE: this kernel does not tell what its page cache holds");
+                return;
+            }
+            // Back as soon as there is something to hash: this is the only thread so far.
+            engine.fetch_blocks(&flight, &Slot::default()).unwrap();
+            for fetching in (1..=4).rev() {
+                let block = flight.claim(&engine.memory).unwrap();
+                assert_eq!(block.is_some(), fetching <= most, "{fetching} of {most}");
+                flight.dismiss();
+            }
+            assert_eq!(flight.recruit(), most, "{cores} cores");
+        }
     }
 }
