@@ -93,7 +93,9 @@ impl Engine {
         let fetched = self.fetch_blocks(&flight, slot);
         drop(task);
         match fetched {
-            Ok(()) => {
+            // Who found no room finds none at once. There is some when what has begun is hashed, and then others are called.
+            Ok(0) if !flight.is_idle() => {}
+            Ok(_) => {
                 self.feed(&flight);
             }
             Err(e) => {
@@ -104,14 +106,18 @@ impl Engine {
         }
     }
 
-    fn fetch_blocks(&self, flight: &Arc<Flight>, slot: &Slot) -> Result<(), SourceError> {
+    /// How many blocks it fetched.
+    fn fetch_blocks(&self, flight: &Arc<Flight>, slot: &Slot) -> Result<usize, SourceError> {
         let file = &flight.file;
         let mut reader = None;
+        let mut blocks = 0;
         loop {
             let claimed = flight
                 .claim(&self.memory)
                 .map_err(|e| SourceError::at(file.path(), e))?;
-            let Some(mut fetch) = claimed else { return Ok(()) };
+            let Some(mut fetch) = claimed else {
+                return Ok(blocks);
+            };
             let reader = match &mut reader {
                 Some(reader) => reader,
                 None => reader.insert(self.reader(file, slot)?),
@@ -128,6 +134,7 @@ impl Engine {
                 // Copying takes a core, and hashing needs one.
                 flight.bound_fetchers(self.options.cores.saturating_sub(1));
             }
+            blocks += 1;
             if flight.deposit(fetch, filled) {
                 self.board.offer(Arc::clone(flight));
             }
@@ -136,7 +143,7 @@ impl Engine {
                 reader.let_go(&range);
             }
             if self.board.wants_help() {
-                return Ok(());
+                return Ok(blocks);
             }
         }
     }
@@ -401,6 +408,40 @@ mod tests {
                 flight.dismiss();
             }
             assert_eq!(flight.recruit(), most, "{cores} cores");
+        }
+    }
+
+    #[test]
+    fn who_finds_no_room_for_a_block_does_not_try_again_before_there_may_be_some() {
+        let model = large_model();
+        let bound = bind(&model, 0);
+        let engine = &bound.engine;
+        let flight = about_to_be_fetched(&bound);
+        let passing = || engine.memory.buffer(1 << 20, Claim::Passing).unwrap();
+        let all: Vec<_> = std::iter::from_fn(passing).collect();
+        let slow = flight.claim(&engine.memory).unwrap().expect("a small one");
+        for _ in 0..3 {
+            flight.dismiss();
+        }
+        assert!(engine.feed(&flight));
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(flight.recruit(), 3, "threads still try");
+        for _ in 0..4 {
+            flight.dismiss();
+        }
+        // Room alone wakes nobody; that something was hashed does.
+        drop(all);
+        let file = bound.files.first().unwrap();
+        let bytes = slow.bytes;
+        let mut slow = slow;
+        slow.buffer.bytes_mut().get_mut(..bytes).unwrap().fill(7);
+        assert!(flight.deposit(slow, bytes));
+        engine.board.offer(flight);
+        engine.help();
+        let began = Instant::now();
+        while file.state() != State::Verified {
+            assert!(began.elapsed() < Duration::from_secs(20), "nobody goes on");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
