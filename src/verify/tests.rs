@@ -307,3 +307,30 @@ fn a_file_that_is_longer_when_bound_and_right_when_read_is_rejected_for_its_size
     assert_eq!(outcome(&open(&bound, 0).map(|()| Vec::new())), "rejected");
     assert_eq!(outcome(&read(&bound, 0, 0, C)), "rejected");
 }
+
+#[test]
+fn the_budget_pays_for_replies_and_no_more_than_the_chunks_they_touch() {
+    let truth = content(20 * C);
+    let model = SignedModel::new(&[("w", truth.clone())], Algorithm::Sha256, Method::Files);
+    for (budget, offset, chunks) in [(1 << 30, 0, 8), (1 << 30, C + 4096, 9), (0, 0, 0)] {
+        let bound = bind(&model, budget);
+        open(&bound, 0).unwrap();
+        // Gone from memory, since readers got all of it.
+        assert!(read(&bound, 0, 0, truth.len()).unwrap() == truth);
+        assert_eq!(bound.engine.counters().held_bytes, 0);
+        let (sender, receiver) = channel();
+        let engine = Arc::clone(&bound.engine);
+        let done = move |result: Result<VerifiedBytes, ReadError>| {
+            let held = engine.counters().held_bytes;
+            sender.send((result.unwrap().as_slice().to_vec(), held)).unwrap();
+        };
+        let len = 8 * C;
+        bound
+            .engine
+            .read(&bound.files[0], offset as u64, len as u64, Asker(1), done);
+        let (bytes, held) = receiver.recv().unwrap();
+        assert!(bytes == truth[offset..offset + len]);
+        // What holding a block takes beside its buffer is little.
+        assert_eq!(held / 4096 * 4096, chunks * CHUNK_BYTES, "{offset}");
+    }
+}

@@ -60,7 +60,7 @@ impl Engine {
                 }
                 return Err(ReadError::Abandoned);
             }
-            if !is_held {
+            if !is_held && part != block.range() {
                 self.memory.hold(Arc::clone(&block));
             }
             self.memory.served(&block, part.end - part.start);
@@ -104,7 +104,11 @@ impl Engine {
         let no_memory = |e| self.source_error(SourceError::at(file.path(), e));
         let base = range.start - range.start % ALIGNMENT;
         let bytes = length(&(base..range.end.next_multiple_of(ALIGNMENT)));
-        let buffer = self.memory.buffer(bytes, Claim::Owed).map_err(no_memory)?;
+        // Many replies at a time would else come on top of a budget that is spent on what somebody may read later.
+        let mut buffer = self.memory.buffer(bytes, Claim::Demand).map_err(no_memory)?;
+        if buffer.is_none() {
+            buffer = self.memory.buffer(bytes, Claim::Owed).map_err(no_memory)?;
+        }
         let mut buffer = buffer.ok_or(ReadError::Abandoned)?;
         let room = buffer.bytes_mut().get_mut(..bytes).unwrap_or_default();
         let filled = reader.read_pages(room, base).map_err(|e| self.source_error(e))?;
