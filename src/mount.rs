@@ -349,9 +349,9 @@ fn converse(
     if let Some(backing) = &backing {
         backing.helper.raise_read_ahead();
     }
-    if let Some(backing) = backing.filter(|_| passes_through.load(Ordering::Relaxed)) {
-        fs.tree().engine().pin_through(Box::new(backing));
-    }
+    let offer = backing.filter(|_| passes_through.load(Ordering::Relaxed));
+    let offer = offer.map(|backing| -> Box<dyn Offer> { Box::new(backing) });
+    fs.tree().engine().pin_through(offer);
     let whole = fs.tree().inodes().filter(|(_, file)| file.is_whole());
     let mut inodes: Vec<_> = whole.map(|(inode, file)| (file.id(), INodeNo(inode))).collect();
     inodes.sort_unstable_by_key(|(number, _)| *number);

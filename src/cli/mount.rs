@@ -133,15 +133,17 @@ pub(super) fn run(args: &MountArgs, json: bool, half: Half, arguments: &[OsStrin
             }
         };
     let descriptors = sys::raise_descriptor_limit();
+    // The kernel reads from a file in memory for root only, and only where we opened the device ourselves.
+    let pins = rustix::process::geteuid().is_root() && matches!(attachment, Attachment::Ours(_));
     let options = Options {
         pin: match args.serve.pin {
-            PinWhich::Off => Pin::Off,
-            PinWhich::Auto => Pin::Auto,
-            PinWhich::All => Pin::All,
+            PinWhich::Auto if pins => Pin::Auto,
+            PinWhich::All if pins => Pin::All,
+            _ => Pin::Off,
         },
         ..model::options(&args.limits)
     };
-    let small_pages = args.serve.pin != PinWhich::Off && !sys::has_huge_memory_files();
+    let small_pages = options.pin != Pin::Off && !sys::has_huge_memory_files();
     let sandbox = confine(args, opened.source())?;
     let run = || {
         let tree = prepare(args, json, (opened, options), manager.as_deref())?;

@@ -112,7 +112,7 @@ pub struct Engine {
     order: OnceLock<onward::Order>,
     /// The place in that order of the file that was opened last.
     followed: AtomicUsize,
-    offer: OnceLock<Box<dyn Offer>>,
+    offer: OnceLock<Option<Box<dyn Offer>>>,
     cache: OnceLock<Arc<dyn PageCache>>,
     gauge: Arc<MemoryGauge>,
     totals: Totals,
@@ -371,7 +371,11 @@ impl Engine {
             Want::Open if !job.file.is_whole() => 0..0,
             Want::Open => 0..1,
             Want::Bytes(range) => job.file.resources_of(range),
-            Want::Resources(range, _) => range.clone(),
+            Want::Resources(range, _) => {
+                // Whoever opens it later finds it filled.
+                self.begin_pin(&job.file);
+                range.clone()
+            }
         };
         self.recall(&job.file);
         let Some(job) = self.ensure(job, resources) else {
@@ -441,10 +445,15 @@ impl Engine {
         self.remembered.as_ref().map(Remembered::path)
     }
 
-    /// Says who gives pinned files to the kernel.
-    pub fn pin_through(&self, offer: Box<dyn Offer>) {
+    /// Says who gives pinned files to the kernel. Where nobody can, the memory goes back that was filled in the hope of it.
+    pub fn pin_through(&self, offer: Option<Box<dyn Offer>>) {
         // Told once, when the mount stands.
         let _ = self.offer.set(offer);
+        if let (Some(None), Some(order)) = (self.offer.get(), self.order.get()) {
+            for file in &order.files {
+                self.give_up_pin(file);
+            }
+        }
     }
 
     /// Says what puts bytes into the kernel's page cache.

@@ -110,11 +110,11 @@ const SCENARIOS: [Scenario; 9] = [
         options: &["--memory", "0"],
     },
     Scenario {
-        name: "shards, mappings, pinned",
+        name: "shards, mappings, pinned while they are verified and opened",
         layout: Layout::shards(64 << 10),
         access: Access::Mapped,
         forget: false,
-        options: &["--pin", "all"],
+        options: &["--pin", "all", "--verify", "background"],
     },
     Scenario {
         name: "whole files, plain reads, tags remembered from mount to mount",

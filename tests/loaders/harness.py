@@ -232,13 +232,13 @@ class Workshop:
         return point, cache
 
     @contextlib.contextmanager
-    def mounted(self, loader, model, bundle):
-        """Mounts, and unmounts in the end. Gives the mount point and the cache that belongs to it."""
+    def mounted(self, loader, model, bundle, *options):
+        """Mounts, and unmounts in the end; `options` are more of modelfs. Gives the mount point and the cache that belongs to it."""
         point, cache = self.mountpoint(loader, model)
         self.log.write_text("")
         more = ["--allow-symlinks"] if loader.snapshot else []
         trust = ["--public-key", self.work / "key.pub", "--log-file", self.log]
-        output(self.modelfs, "mount", *trust, *more, bundle, model.folder, point)
+        output(self.modelfs, "mount", *trust, *more, *options, bundle, model.folder, point)
         try:
             yield point, cache
         finally:

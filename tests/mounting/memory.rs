@@ -172,6 +172,44 @@ fn pinned_files_are_what_was_signed_and_never_change() {
 }
 
 #[test]
+fn files_are_pinned_whenever_they_were_verified_and_whatever_is_remembered_of_them() {
+    if !can_mount() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return notice("only root can pin files: nothing was pinned here");
+    }
+    for layout in [Layout::FILES, Layout::shards(1 << 20)] {
+        let model = model(layout);
+        let state = state_of(&model);
+        let state = state.to_str().expect("test paths are text");
+        let all: &[&str] = &["--pin", "all"];
+        for options in [
+            &["--verify", "eager"][..],
+            &["--verify", "background"],
+            &["--state", state],
+            &["--state", state, "--verify", "background"],
+        ] {
+            let mounted = Mounted::with(&model, &[all, options].concat());
+            while options.contains(&"background") && number(&status(&mounted), "/files/unverified") > 0 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            insist(&mounted, &model);
+            let report = status(&mounted);
+            assert_eq!(number(&report, "/pinned/files"), 4, "{options:?}: {report}");
+            assert_eq!(number(&report, "/bytes/served"), 0, "{options:?}: {report}");
+            let size: usize = model.files.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert_eq!(
+                number(&report, "/bytes/hashed"),
+                size as u64,
+                "{options:?}: {report}"
+            );
+            mounted.unmount();
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_pinned_is_served_like_any_other() {
     if !can_mount() {
         return;

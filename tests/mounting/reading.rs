@@ -273,6 +273,10 @@ fn a_sharded_file_opens_and_only_its_damaged_shards_fail() {
     }
     let status = mounted.status();
     assert_eq!(status["refused"]["resources"], 2, "{status}");
+    let again = File::open(mounted.file("weights.bin")).unwrap();
+    let mut out = [0; 1000];
+    again.read_exact_at(&mut out, 0).unwrap();
+    assert!(out[..] == truth[..1000]);
 }
 
 #[test]

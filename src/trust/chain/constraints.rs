@@ -314,23 +314,26 @@ fn host_of(uri: &str) -> Option<&str> {
         Some(_) => return None,
         None => host_and_port,
     };
-    let is_address = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let is_scheme = scheme
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
         && !scheme.is_empty();
-    (is_scheme && !is_address && is_dns(&host.to_ascii_lowercase())).then_some(host)
+    (is_scheme && is_dns(&host.to_ascii_lowercase())).then_some(host)
 }
 
-/// Whether text is the name of a host: labels of letters, digits, hyphens and, as many are, underscores.
+/// Whether text is the name of a host: labels of letters, digits, hyphens within (RFC 1034, 3.5) and, as many are,
+/// underscores; the last is not a number, so that no address is one (RFC 1123, 2.1).
 fn is_dns(text: &str) -> bool {
-    text.len() <= MAX_DNS
-        && text.split('.').all(|label| {
-            (1..=MAX_LABEL).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        })
+    let is_label = |label: &str| {
+        (1..=MAX_LABEL).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    let last = text.rsplit('.').next().unwrap_or(text);
+    text.len() <= MAX_DNS && text.split('.').all(is_label) && !last.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// An address and its mask, whose ones all stand before its zeros (RFC 4632).

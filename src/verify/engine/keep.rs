@@ -11,9 +11,11 @@ use crate::verify::pin::PinState;
 use crate::verify::remembered::Remembered;
 
 impl Engine {
-    /// Decides whether a file is to be pinned; `true` when all of it goes into its place in memory first.
+    /// Decides whether a file is to be pinned, before the first pass over any of it; `true` when all of it goes into its
+    /// place in memory first.
     pub(super) fn begin_pin(&self, file: &Arc<VerifiedFile>) -> bool {
-        if self.offer.get().is_none() {
+        // Before the mount stands nobody knows yet whether the kernel takes it.
+        if self.options.pin == Pin::Off || matches!(self.offer.get(), Some(None)) {
             return false;
         }
         let mut pin = file.pin.lock();
@@ -41,7 +43,7 @@ impl Engine {
         if !matches!(*pin, PinState::Filling(_)) {
             return;
         }
-        if let (PinState::Filling(filling), Some(offer)) =
+        if let (PinState::Filling(filling), Some(Some(offer))) =
             (std::mem::replace(&mut *pin, PinState::Not), self.offer.get())
         {
             match filling.offer(&**offer) {
@@ -66,9 +68,10 @@ impl Engine {
         }
     }
 
-    /// Takes what is remembered of a file, before anything else is done with it.
+    /// Takes what is remembered of a file, before anything else is done with it; not of one that is to be pinned, of which
+    /// every byte is read and hashed in its place.
     pub(super) fn recall(&self, file: &VerifiedFile) {
-        let worth_it = |_: &&Remembered| file.size() >= MIN_REMEMBERED_BYTES;
+        let worth_it = |_: &&Remembered| file.size() >= MIN_REMEMBERED_BYTES && !file.is_filled();
         if let Some(remembered) = self.remembered.as_ref().filter(worth_it) {
             let resources = file.recall(remembered);
             self.totals

@@ -97,7 +97,9 @@ fn a_file_that_is_rejected_costs_nothing_of_the_budget_and_its_other_shards_are_
         std::fs::write(model.file("w"), &other).unwrap();
         let bound = bind_with(&model, 4 * CHUNK_BYTES, Pin::All);
         let offers = Arc::new(AtomicUsize::new(0));
-        bound.engine.pin_through(Box::new(Taken(Arc::clone(&offers))));
+        bound
+            .engine
+            .pin_through(Some(Box::new(Taken(Arc::clone(&offers)))));
         assert_eq!(outcome(&open(&bound, 0).map(|()| Vec::new())), opened);
         if opened == "bytes" {
             assert!(read(&bound, 0, 0, C).unwrap() == original[..C]);
@@ -119,7 +121,9 @@ fn a_file_is_offered_only_when_all_of_it_was_verified_in_its_place() {
         let bound = bind_with(&model, 1 << 30, Pin::All);
         let file = &bound.files[0];
         let offers = Arc::new(AtomicUsize::new(0));
-        bound.engine.pin_through(Box::new(Taken(Arc::clone(&offers))));
+        bound
+            .engine
+            .pin_through(Some(Box::new(Taken(Arc::clone(&offers)))));
         let memory = Memory::new(1 << 30);
         let filling = Filling::new(file.size(), memory.charge(file.size()).unwrap()).unwrap();
         *file.pin.lock() = PinState::Filling(Arc::clone(&filling));
@@ -134,6 +138,37 @@ fn a_file_is_offered_only_when_all_of_it_was_verified_in_its_place() {
         open(&bound, 0).unwrap();
         assert_eq!(offers.load(Ordering::Relaxed), usize::from(!elsewhere));
         assert_eq!(file.pinned().is_some(), !elsewhere);
+    }
+}
+
+#[test]
+fn what_is_verified_before_it_is_opened_is_pinned_when_it_is_and_nothing_stays_filled_where_nobody_can_pin() {
+    let original = content(4 * C);
+    for (method, pin) in [(Method::Files, Pin::Auto), (Method::Shards(C), Pin::All)] {
+        let model = SignedModel::new(&[("w", original.clone())], Algorithm::Sha256, method);
+        for can_pin in [true, false] {
+            let bound = bind_with(&model, 1 << 30, pin);
+            bound.engine.expect(bound.files.clone());
+            let file = &bound.files[0];
+            let verified = channel();
+            bound
+                .engine
+                .verify(file, file.all_resources(), Haste::Some, move |result| {
+                    verified.0.send(result.is_ok()).unwrap();
+                });
+            assert_eq!(verified.1.recv(), Ok(true));
+            let offers = Arc::new(AtomicUsize::new(0));
+            let taken = || -> Box<dyn Offer> { Box::new(Taken(Arc::clone(&offers))) };
+            bound.engine.pin_through(can_pin.then(taken));
+            if !can_pin {
+                eventually("the memory goes back", || bound.engine.counters().held_bytes == 0);
+            }
+            open(&bound, 0).unwrap();
+            assert_eq!(file.pinned().is_some(), can_pin);
+            assert_eq!(offers.load(Ordering::Relaxed), usize::from(can_pin));
+            assert_eq!(bound.engine.counters().hashed_bytes, file.size(), "once");
+            assert!(read(&bound, 0, 0, 4 * C).unwrap() == original);
+        }
     }
 }
 

@@ -56,6 +56,9 @@ fn a_name_is_within_only_when_it_certainly_is_and_excluded_when_it_may_be() {
         (dns("*.example.com"), dns("foo.example.org"), false, false),
         (dns("a..example.com"), dns("example.com"), false, true),
         (dns("*"), dns("example.com"), false, true),
+        (dns("a-.example.com"), dns("example.com"), false, true),
+        (dns("-a.example.com"), dns("other.org"), false, true),
+        (dns("192.0.2.1"), dns(""), false, true),
         (dns("a.*.example.com"), dns("other.org"), false, true),
         (email("a@example.com"), email("example.com"), true, true),
         (email("a@EXAMPLE.com"), email("a@example.com"), true, true),
@@ -155,6 +158,12 @@ fn a_constraint_that_is_malformed_is_none() {
         (GeneralName::DNSName(".example.com"), false),
         (GeneralName::DNSName("*.example.com"), false),
         (GeneralName::DNSName("example.com."), false),
+        (GeneralName::DNSName("not-allowed_here.example.c0m"), true),
+        (GeneralName::DNSName("example.com-"), false),
+        (GeneralName::DNSName("-a.example.com"), false),
+        (GeneralName::DNSName("a-.example.com"), false),
+        (GeneralName::DNSName("1.example.com"), true),
+        (GeneralName::DNSName("192.0.2.1"), false),
         (GeneralName::RFC822Name("a@example.com"), true),
         (GeneralName::RFC822Name(".example.com"), true),
         (GeneralName::RFC822Name("example.com"), true),
@@ -194,6 +203,7 @@ fn names_and_constraints_are_compared_up_to_a_limit() {
     assert_eq!(check(250), Ok(()));
     assert_eq!(check(251), Err(Forbidden::TooMany));
 }
+
 /// A chain of root, middle and leaf, whose authorities have constraints.
 struct Path {
     root: Holder,
