@@ -170,10 +170,9 @@ impl Flight {
         recruits
     }
 
-    /// Lets no more threads fetch for it than this, but one; those that do already go when they have one block more.
+    /// Lets no more threads fetch for it than this from now on, but one; those that do already go when they have one block more.
     pub(super) fn bound_fetchers(&self, most: usize) {
-        let mut state = self.state.lock();
-        state.most_fetchers = state.most_fetchers.min(most.max(1));
+        self.state.lock().most_fetchers = most.clamp(1, MAX_FETCHERS);
     }
 
     /// Whether these bytes stay with us until the kernel has them, or go there at once, so that nobody has to read them again.

@@ -130,10 +130,12 @@ impl Engine {
             let filled = reader.read_pages(room, fetch.base)?;
             let stays = self.options.keep_tags && flight.keeps(&fetch);
             let range = fetch.base..fetch.base.saturating_add(u64::try_from(fetch.bytes).unwrap_or(0));
-            if reader.was_cached() {
+            flight.bound_fetchers(match reader.was_cached() {
                 // Copying takes a core, and hashing needs one.
-                flight.bound_fetchers(self.options.cores.saturating_sub(1));
-            }
+                true => self.options.cores.saturating_sub(1),
+                // A file of which a part was cached is not held up by that for the rest of it.
+                false => usize::MAX,
+            });
             blocks += 1;
             if flight.deposit(fetch, filled) {
                 self.board.offer(Arc::clone(flight));
@@ -408,6 +410,36 @@ mod tests {
                 flight.dismiss();
             }
             assert_eq!(flight.recruit(), most, "{cores} cores");
+        }
+    }
+
+    #[test]
+    fn a_file_of_which_a_part_is_cached_is_fetched_by_many_where_it_is_not() {
+        let model = large_model();
+        let options = Options {
+            memory: Some(0),
+            cores: 2,
+            ..Options::default()
+        };
+        let bound = bind_as(&model, options);
+        let flight = about_to_be_fetched(&bound);
+        for _ in 0..4 {
+            flight.dismiss();
+        }
+        let source = bound.files[0].reader().unwrap();
+        std::fs::File::open(model.file("w")).unwrap().sync_all().unwrap();
+        source.let_go(&(2 << 20..60 << 20));
+        let cached = [0..2 << 20, 2 << 20..4 << 20].map(|block| source.is_cached(&block));
+        if cached != [true, false] {
+            println!("NOTICE: this system does not tell, or keeps, what is in its page cache: {cached:?}");
+            return;
+        }
+        for want in [1, 4] {
+            bound.engine.fetch_blocks(&flight, &Slot::default()).unwrap();
+            assert_eq!(flight.recruit(), want);
+            for _ in 0..want {
+                flight.dismiss();
+            }
         }
     }
 
