@@ -33,7 +33,7 @@ pub(super) enum Claim {
 }
 
 /// Bytes of all [`Claim::Passing`] buffers at most: a few large ones, so that reading and hashing overlap even where
-/// the budget is spent. Part of the 64 MiB that a mount may take beyond its budget.
+/// the budget is spent. Part of what a mount may take beyond its budget.
 const PASSING_BYTES: u64 = 20 * 1024 * 1024;
 
 /// Bytes of idle buffers at most where the budget has no room for more of them.
