@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::sandbox::wait_until;
 use crate::support::CHUNK;
 use crate::support::can_mount;
 use crate::support::modelfs;
@@ -191,8 +192,10 @@ fn files_are_pinned_whenever_they_were_verified_and_whatever_is_remembered_of_th
             &["--state", state, "--verify", "background"],
         ] {
             let mounted = Mounted::with(&model, &[all, options].concat());
-            while options.contains(&"background") && number(&status(&mounted), "/files/unverified") > 0 {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+            if options.contains(&"background") {
+                wait_until("all is verified", || {
+                    number(&status(&mounted), "/files/unverified") == 0
+                });
             }
             insist(&mounted, &model);
             let report = status(&mounted);
